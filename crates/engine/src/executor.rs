@@ -1,0 +1,133 @@
+//! The contract between policy and arithmetic.
+//!
+//! The engine decides which rows run in a step and where their keys and values lie; an [`Executor`] does the
+//! arithmetic and answers with one token for every row that asked for one. It knows batches, never requests,
+//! and nothing here names a device, a text or a protocol. The engine thread owns the executor: calls come one
+//! at a time, in step order.
+
+use std::ops::Range;
+
+use crate::sampling::SamplingParams;
+
+/// A token's index in the model's vocabulary.
+pub type TokenId = u32;
+
+/// Index of one physical block inside its group's pool.
+pub type BlockId = u32;
+
+/// What an executor can hold and run, fixed when it is made. The engine plans within these bounds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExecutorSpec {
+    /// Rows of the vocabulary: sampled ids and prompt ids are below it.
+    pub vocab_size: u32,
+    /// Longest sequence, prompt and answer together, in tokens.
+    pub context_len: u32,
+    /// Positions that a window layer sees, the row's own included.
+    pub window: u32,
+    /// Positions in one block, the same in both groups.
+    pub block_size: u32,
+    /// Blocks in the pool of the full layers.
+    pub num_full_blocks: u32,
+    /// Blocks in the pool of the window layers.
+    pub num_window_blocks: u32,
+    /// Most rows of one step: the token budget.
+    pub max_rows: u32,
+    /// Most sequences of one step.
+    pub max_sequences: u32,
+}
+
+/// The flat arrays of one step. Rows of one sequence are contiguous and in position order.
+#[derive(Debug, Clone, Default)]
+pub struct Batch {
+    /// Token of each row.
+    pub tokens: Vec<TokenId>,
+    /// Position of each row in its sequence, from 0.
+    pub positions: Vec<u32>,
+    /// One entry a sequence, in row order; together they cover every row once.
+    pub spans: Vec<Span>,
+    /// Block tables of the full layers, one after another; [`Span::full_blocks`] says whose is which.
+    pub full_blocks: Vec<BlockId>,
+    /// Block tables of the window layers, likewise.
+    pub window_blocks: Vec<BlockId>,
+    /// Rows whose next token is wanted, in row order. A chunk that is not the last of its prompt has none.
+    pub samples: Vec<Sample>,
+}
+
+/// One sequence's share of a step.
+#[derive(Debug, Clone)]
+pub struct Span {
+    /// Its rows.
+    pub rows: Range<usize>,
+    /// Its table in [`Batch::full_blocks`]: entry `i` holds positions `i * block_size ..`. Covers position 0
+    /// to the last row's.
+    pub full_blocks: Range<usize>,
+    /// Its table in [`Batch::window_blocks`]. Entry `i` holds positions
+    /// `(window_first_block + i) * block_size ..`; it covers every position the rows can see and write.
+    pub window_blocks: Range<usize>,
+    /// Index, in blocks of positions, of the first entry that is still held.
+    pub window_first_block: u32,
+}
+
+/// A wish for the token that follows one row.
+#[derive(Debug, Clone)]
+pub struct Sample {
+    /// The row whose logits are sampled.
+    pub row: usize,
+    /// How to choose.
+    pub params: std::sync::Arc<SamplingParams>,
+    /// Randomness of this choice alone: a function of the request's seed and the token's index, so that an
+    /// answer does not depend on the rest of the batch or on preemption.
+    pub seed: u64,
+    /// Tokens seen so far with their counts; filled only when a penalty needs it.
+    pub counts: Vec<TokenCount>,
+}
+
+/// How often a token occurs in one sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TokenCount {
+    /// The token.
+    pub token: TokenId,
+    /// Whether the prompt holds it (the repetition penalty counts that, the other two do not).
+    pub in_prompt: bool,
+    /// Occurrences among the generated tokens.
+    pub num_generated: u32,
+}
+
+/// A chosen token.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sampled {
+    /// The token.
+    pub token: TokenId,
+    /// Present when [`SamplingParams::logprobs`] asked for it.
+    pub logprobs: Option<Logprobs>,
+}
+
+/// Natural logarithms of probabilities under the model itself, before temperature, penalties and truncation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Logprobs {
+    /// Of the chosen token.
+    pub chosen: f32,
+    /// The most probable tokens, best first; as many as were asked for.
+    pub top: Vec<(TokenId, f32)>,
+}
+
+/// Why a step failed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ExecutorError {
+    /// The step failed but the executor is sound: its sequences end with an error, others go on.
+    #[error("step failed: {0}")]
+    Step(String),
+    /// The executor cannot be used any more; the engine ends everything and reports itself unhealthy.
+    #[error("executor lost: {0}")]
+    Fatal(String),
+}
+
+/// Runs one step of the model.
+pub trait Executor: Send + 'static {
+    /// The bounds the engine plans within. Constant over the executor's life.
+    fn spec(&self) -> &ExecutorSpec;
+
+    /// Writes the rows' keys and values into their blocks, runs the model over all rows and returns one entry
+    /// for each of [`Batch::samples`], in order.
+    fn run(&mut self, batch: &Batch) -> Result<Vec<Sampled>, ExecutorError>;
+}
