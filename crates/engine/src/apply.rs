@@ -1,0 +1,54 @@
+//! Apply: carries the effects of a step out. The only verb after which sequences differ from
+//! before.
+
+use crate::executor::Sampled;
+use crate::request::Event;
+use crate::resolve::Effect;
+use crate::scheduler::{Farewell, Scheduler};
+use crate::sequence::Sequence;
+
+impl Scheduler {
+    /// Applies `effects` to the running sequences and removes those that end, returning their last
+    /// events.
+    pub(crate) fn apply(&mut self, effects: Vec<Effect>) -> Vec<Farewell> {
+        // Indexes stay valid until all effects are applied; only then is the list of the running
+        // closed up.
+        let mut last_events: Vec<Option<Event>> = vec![None; self.running.len()];
+        for effect in effects {
+            match effect {
+                Effect::Advance { index } => {
+                    let Sequence { tables, tokens, num_computed, num_scheduled, .. } =
+                        &mut self.running[index];
+                    *num_computed += std::mem::take(num_scheduled);
+                    self.cache.advance(tables, tokens, *num_computed);
+                }
+                Effect::Emit { index, sampled } => {
+                    let Sampled { token, logprobs } = sampled;
+                    self.running[index].push(token);
+                    self.running[index].send(Event::Token { token, logprobs });
+                    self.totals.generated_tokens += 1;
+                }
+                Effect::Finish { index, reason } => {
+                    last_events[index] = Some(Event::Finished { reason });
+                    self.totals.finished += 1;
+                }
+                Effect::Fail { index, error } => {
+                    last_events[index] = Some(Event::Failed(error));
+                    self.totals.failed += 1;
+                }
+            }
+        }
+        let mut farewells = Vec::new();
+        let sequences = std::mem::take(&mut self.running);
+        for (mut sequence, last_event) in sequences.into_iter().zip(last_events) {
+            match last_event {
+                None => self.running.push(sequence),
+                Some(event) => {
+                    self.cache.release(&mut sequence.tables);
+                    farewells.push(sequence.end(event));
+                }
+            }
+        }
+        farewells
+    }
+}

@@ -1,0 +1,225 @@
+//! Property tests of the whole scheduler: random arrivals, cancellations, shortages and failing
+//! steps, over bounds from roomy to absurd. [`crate::fake::FakeExecutor`] checks every position
+//! that a row may see, and [`SteppedEngine`] every block after every step; here is what callers may
+//! rely on.
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use crate::executor::{ExecutorSpec, TokenId};
+use crate::fake::{FakeExecutor, Fault, predict};
+use crate::handle::{EngineConfig, TokenStream, start};
+use crate::request::{EngineError, FinishReason, Request};
+use crate::sampling::SamplingParams;
+use crate::testing::{Answer, PATIENCE, SteppedEngine, read};
+
+const STOP: TokenId = 0;
+const VOCAB_SIZE: u32 = 11;
+
+#[derive(Debug, Clone)]
+enum Move {
+    Submit(Request),
+    /// Drops one of the streams so far.
+    Cancel(prop::sample::Index),
+    Step(usize),
+}
+
+fn specs() -> impl Strategy<Value = ExecutorSpec> {
+    let bounds = (1_u32..6, 1_u32..12, 2_u32..48, 1_u32..16, 1_u32..8);
+    (bounds, 1_u32..16, 1_u32..16).prop_map(|(bounds, num_full_blocks, num_window_blocks)| {
+        let (block_size, window, context_len, max_rows, max_sequences) = bounds;
+        ExecutorSpec {
+            vocab_size: VOCAB_SIZE,
+            context_len,
+            window,
+            block_size,
+            num_full_blocks,
+            num_window_blocks,
+            max_rows,
+            max_sequences,
+        }
+    })
+}
+
+/// Prompts that often have a beginning in common.
+fn requests() -> impl Strategy<Value = Request> {
+    let prompts = (0..3_u32, 0..16_u32, prop::collection::vec(1..4_u32, 1..6)).prop_map(
+        |(family, shared_len, tail)| {
+            let shared = (0..shared_len).map(|index| 1 + (index * index + family) % 10);
+            shared.chain(tail).collect::<Vec<_>>()
+        },
+    );
+    (prompts, 1..20_u32, any::<bool>(), 0..3_u64, any::<bool>()).prop_map(
+        |(prompt, max_tokens, greedy, seed, ignore_stop)| {
+            let temperature = if greedy { 0.0 } else { 1.0 };
+            let sampling = Arc::new(SamplingParams { temperature, ..SamplingParams::default() });
+            let stop_tokens = Arc::new([STOP]);
+            Request { prompt, max_tokens, sampling, seed, stop_tokens, ignore_stop }
+        },
+    )
+}
+
+fn moves() -> impl Strategy<Value = Vec<Move>> {
+    let one = prop_oneof![
+        4 => requests().prop_map(Move::Submit),
+        1 => any::<prop::sample::Index>().prop_map(Move::Cancel),
+        3 => (1_usize..6).prop_map(Move::Step),
+    ];
+    prop::collection::vec(one, 1..40)
+}
+
+/// The answer that a request gets when it is alone in the world.
+fn lone_answer(request: &Request, context_len: u32) -> (Vec<TokenId>, FinishReason) {
+    let num_tokens = (context_len as usize - request.prompt.len()).min(request.max_tokens as usize);
+    let mut tokens = predict(request, num_tokens, VOCAB_SIZE);
+    match tokens.iter().position(|&token| token == STOP && !request.ignore_stop) {
+        None => (tokens, FinishReason::Length),
+        Some(index) => {
+            tokens.truncate(index + 1);
+            (tokens, FinishReason::Stop)
+        }
+    }
+}
+
+/// A request on its way, and what it has received so far.
+struct Client {
+    request: Request,
+    stream: Option<TokenStream>,
+    answer: Answer,
+}
+
+impl Client {
+    fn check(&mut self, spec: &ExecutorSpec, may_fail: bool) {
+        let Some(stream) = &mut self.stream else { return };
+        self.answer.collect(stream);
+        let (tokens, reason) = lone_answer(&self.request, spec.context_len);
+        match self.answer.end.take() {
+            Some(Ok(end)) => {
+                assert_eq!((&self.answer.tokens, end), (&tokens, reason));
+                let num_cached = self.answer.num_cached_tokens.expect("it was started");
+                assert!((num_cached as usize) < self.request.prompt.len());
+                assert_eq!(num_cached % spec.block_size, 0);
+            }
+            Some(Err(EngineError::Step(_))) if may_fail => {
+                assert_eq!(self.answer.tokens, tokens[..self.answer.tokens.len()]);
+            }
+            end => panic!("{:?} ended with {end:?}", self.request),
+        }
+    }
+}
+
+fn run_scenario(spec: ExecutorSpec, prefix_cache: bool, moves: Vec<Move>, failing_steps: &[u64]) {
+    let executor = failing_steps
+        .iter()
+        .fold(FakeExecutor::new(spec), |executor, &step| executor.with_fault(step, Fault::Step));
+    let config = EngineConfig { prefix_cache, ..EngineConfig::default() };
+    let mut engine = SteppedEngine::new(executor, config);
+    let spec = engine.handle.spec().clone();
+    let mut clients: Vec<Client> = Vec::new();
+    // While a request is the oldest, each step computes at least one of its tokens: so much work
+    // bounds the steps of all of them, however often the younger ones are preempted.
+    let mut max_steps = 0;
+    for next in moves {
+        match next {
+            Move::Submit(request) => match engine.handle.submit(request.clone()) {
+                Ok(stream) => {
+                    let (tokens, _) = lone_answer(&request, spec.context_len);
+                    max_steps += request.prompt.len() + tokens.len();
+                    let answer = Answer::default();
+                    clients.push(Client { request, stream: Some(stream), answer });
+                }
+                Err(error) => {
+                    let prompt_len = request.prompt.len();
+                    let context_len = spec.context_len;
+                    assert!(prompt_len >= context_len as usize);
+                    assert_eq!(error, EngineError::ContextLength { prompt_len, context_len });
+                }
+            },
+            Move::Cancel(index) if !clients.is_empty() => {
+                let index = index.index(clients.len());
+                clients[index].stream = None;
+            }
+            Move::Cancel(_) => {}
+            Move::Step(count) => {
+                (0..count).for_each(|_| engine.step());
+            }
+        }
+    }
+    engine.run(max_steps);
+    for client in &mut clients {
+        client.check(&spec, !failing_steps.is_empty());
+    }
+    let stats = engine.handle.stats();
+    assert_eq!((stats.running, stats.waiting), (0, 0));
+    assert_eq!((stats.full_blocks_used, stats.window_blocks_used), (0, 0));
+    assert_eq!(stats.finished + stats.failed + stats.cancelled, clients.len() as u64);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+
+    #[test]
+    fn every_request_gets_the_answer_it_would_get_alone(
+        spec in specs(), prefix_cache in any::<bool>(), moves in moves(),
+    ) {
+        run_scenario(spec, prefix_cache, moves, &[]);
+    }
+
+    #[test]
+    fn a_failed_step_ends_only_what_was_in_it_and_spoils_nothing(
+        spec in specs(), moves in moves(), failing_steps in prop::collection::vec(0_u64..40, 1..6),
+    ) {
+        run_scenario(spec, true, moves, &failing_steps);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    /// The same through the real thread, with clients that come and go at their own pace.
+    #[test]
+    fn clients_that_vanish_leave_no_blocks_behind(
+        spec in specs(), requests in prop::collection::vec((requests(), 0_usize..8), 1..40),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(vanishing_clients(spec, requests));
+    }
+}
+
+/// Submits all requests; of each, the client leaves after so many events unless that is more than
+/// 5.
+async fn vanishing_clients(spec: ExecutorSpec, requests: Vec<(Request, usize)>) {
+    let handle = start(Box::new(FakeExecutor::new(spec)), EngineConfig::default());
+    let context_len = handle.spec().context_len;
+    let mut streams = Vec::new();
+    for (request, num_events) in requests {
+        if let Ok(stream) = handle.submit(request.clone()) {
+            streams.push((request, num_events, stream));
+        }
+    }
+    let num_requests = streams.len() as u64;
+    for (request, num_events, mut stream) in streams {
+        if num_events > 5 {
+            let (tokens, reason) = lone_answer(&request, context_len);
+            let answer = read(&mut stream).await;
+            assert_eq!((answer.tokens, answer.end), (tokens, Some(Ok(reason))));
+        } else {
+            for _ in 0..num_events {
+                tokio::time::timeout(PATIENCE, stream.next()).await.unwrap();
+            }
+        }
+    }
+    let all_gone = async {
+        loop {
+            let stats = handle.stats();
+            if stats.finished + stats.cancelled == num_requests {
+                return stats;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let stats = tokio::time::timeout(PATIENCE, all_gone).await.unwrap();
+    assert_eq!((stats.running, stats.waiting), (0, 0));
+    assert_eq!((stats.full_blocks_used, stats.window_blocks_used), (0, 0));
+}
