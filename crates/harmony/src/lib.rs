@@ -1,0 +1,24 @@
+//! Harmony, the message format of GPT-OSS: conversations become token ids, token ids become messages.
+//!
+//! [`Tokenizer`] is read from a checkpoint's `tokenizer.json`, [`render`] writes the prompt of a
+//! [`Conversation`], and a [`Parser`] turns sampled ids into [`Delta`]s, one token at a time.
+//!
+//! Two promises hold for every input. Text that came from outside is encoded as ordinary text, so no
+//! field of a conversation can produce a control token. Text that the model wrote is returned, however
+//! badly it is framed, and never with the text of a control token in it.
+//!
+//! The crate knows no HTTP, no model and no clock; all of it is pure.
+
+mod conversation;
+mod error;
+mod history;
+mod parser;
+mod render;
+mod tokenizer;
+mod typescript;
+
+pub use conversation::{Conversation, Effort, FunctionTool, Message, ResponseFormat, ToolCall};
+pub use error::{Error, Result};
+pub use parser::{Delta, Parser, TokenKind};
+pub use render::render;
+pub use tokenizer::{ControlTokens, Tokenizer};
