@@ -1,0 +1,241 @@
+//! A typed client for servers that speak this protocol.
+//!
+//! One call, one request: it neither retries nor follows redirects (a redirect would carry the key elsewhere).
+//! Answers are bounded in size and in silence. Dropping a [`ChatStream`] closes the connection, which ends the
+//! answer at the server.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use reqwest::header::{HeaderMap, RETRY_AFTER};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::chat::{ChatChunk, ChatCompletion, ChatRequest};
+use crate::error::{ApiError, Error, ErrorBody, ErrorObject, Result};
+use crate::models::ModelList;
+use crate::sse::{self, Decoder, Event, Limits};
+
+/// Where a client asks and how long it waits.
+#[derive(Debug, Clone)]
+pub struct ClientConfig {
+    /// Address up to and including the version, such as `http://127.0.0.1:8000/v1`.
+    pub base_url: String,
+    /// Sent as a bearer token.
+    pub api_key: Option<String>,
+    /// Longest wait for a connection.
+    pub connect_timeout: Duration,
+    /// Longest silence within an answer.
+    pub read_timeout: Duration,
+    /// Longest answer that is not a stream, in bytes.
+    pub max_answer_bytes: usize,
+}
+
+impl Default for ClientConfig {
+    fn default() -> Self {
+        Self {
+            base_url: "http://127.0.0.1:8000/v1".to_owned(),
+            api_key: None,
+            connect_timeout: Duration::from_secs(5),
+            // The wait that OpenAI's own clients have.
+            read_timeout: Duration::from_secs(600),
+            max_answer_bytes: 64 << 20,
+        }
+    }
+}
+
+/// Asks one server. Cheap to clone; clones share connections.
+#[derive(Debug, Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    base_url: String,
+    api_key: Option<String>,
+    max_answer_bytes: usize,
+}
+
+impl Client {
+    /// Makes a client; nothing is sent yet.
+    pub fn new(config: ClientConfig) -> Result<Self> {
+        let base_url = config.base_url.trim_end_matches('/').to_owned();
+        let invalid = || Error::BaseUrl { url: config.base_url.clone() };
+        let url = reqwest::Url::parse(&base_url).map_err(|_| invalid())?;
+        let host = url.host_str().ok_or_else(invalid)?;
+        let mut http = reqwest::Client::builder()
+            .connect_timeout(config.connect_timeout)
+            .read_timeout(config.read_timeout)
+            .redirect(reqwest::redirect::Policy::none());
+        // A proxy from the environment cannot reach this machine's own addresses.
+        let is_loopback = host == "localhost"
+            || host
+                .trim_matches(['[', ']'])
+                .parse::<std::net::IpAddr>()
+                .is_ok_and(|address| address.is_loopback());
+        if is_loopback {
+            http = http.no_proxy();
+        }
+        let http = http.build().map_err(|source| transport(&base_url, source))?;
+        Ok(Self {
+            http,
+            base_url,
+            api_key: config.api_key,
+            max_answer_bytes: config.max_answer_bytes,
+        })
+    }
+
+    /// Asks for a whole answer; `stream` in the request is overruled.
+    pub async fn chat(&self, request: &ChatRequest) -> Result<ChatCompletion> {
+        let request = ChatRequest { stream: None, stream_options: None, ..request.clone() };
+        self.read_json(self.post("/chat/completions", &request)).await
+    }
+
+    /// Asks for a streamed answer and returns once the server has accepted.
+    pub async fn chat_stream(&self, request: &ChatRequest) -> Result<ChatStream> {
+        let request = ChatRequest { stream: Some(true), ..request.clone() };
+        let response = self.send(self.post("/chat/completions", &request)).await?;
+        Ok(ChatStream {
+            url: response.url().to_string(),
+            bytes: Box::pin(response.bytes_stream()),
+            decoder: Decoder::new(Limits::default()),
+            events: VecDeque::new(),
+            is_over: false,
+        })
+    }
+
+    /// Asks which models there are.
+    pub async fn models(&self) -> Result<ModelList> {
+        self.read_json(self.http.get(format!("{}/models", self.base_url))).await
+    }
+
+    fn post(&self, path: &str, body: &ChatRequest) -> reqwest::RequestBuilder {
+        self.http.post(format!("{}{path}", self.base_url)).json(body)
+    }
+
+    async fn send(&self, mut request: reqwest::RequestBuilder) -> Result<reqwest::Response> {
+        if let Some(key) = &self.api_key {
+            request = request.bearer_auth(key);
+        }
+        let response = request.send().await.map_err(|source| transport(&self.base_url, source))?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status().as_u16();
+        let request_id = header(response.headers(), "x-request-id");
+        let retry_after = header(response.headers(), RETRY_AFTER.as_str())
+            .and_then(|seconds| seconds.parse().ok().map(Duration::from_secs));
+        let body = self.read_bytes(response).await?;
+        let error = serde_json::from_slice::<ErrorBody>(&body)
+            .map(|body| body.error)
+            .unwrap_or_else(|_| ErrorObject { message: excerpt(&body), ..Default::default() });
+        Err(Error::Api(Box::new(ApiError { status, error, retry_after, request_id })))
+    }
+
+    async fn read_json<T: DeserializeOwned>(&self, request: reqwest::RequestBuilder) -> Result<T> {
+        let response = self.send(request).await?;
+        let body = self.read_bytes(response).await?;
+        parse(&body)
+    }
+
+    async fn read_bytes(&self, mut response: reqwest::Response) -> Result<Vec<u8>> {
+        let mut body = Vec::new();
+        while let Some(bytes) =
+            response.chunk().await.map_err(|source| transport(&self.base_url, source))?
+        {
+            if body.len() + bytes.len() > self.max_answer_bytes {
+                return Err(Error::TooLong { max_bytes: self.max_answer_bytes });
+            }
+            body.extend_from_slice(&bytes);
+        }
+        Ok(body)
+    }
+}
+
+/// The chunks of one answer. It ends after `[DONE]`, or after its first error.
+pub struct ChatStream {
+    url: String,
+    bytes: Pin<Box<dyn Stream<Item = reqwest::Result<Bytes>> + Send>>,
+    decoder: Decoder,
+    events: VecDeque<Event>,
+    is_over: bool,
+}
+
+impl ChatStream {
+    /// The next chunk; `None` once the answer is complete.
+    pub async fn next(&mut self) -> Option<Result<ChatChunk>> {
+        StreamExt::next(self).await
+    }
+
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<ChatChunk>>> {
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return Poll::Ready(read_event(&event));
+            }
+            let Some(bytes) = ready!(self.bytes.poll_next_unpin(cx)) else {
+                return Poll::Ready(Err(Error::Truncated));
+            };
+            let bytes = bytes.map_err(|source| transport(&self.url, source))?;
+            let mut events = Vec::new();
+            self.decoder.push(&bytes, &mut events)?;
+            self.events.extend(events);
+        }
+    }
+}
+
+impl Stream for ChatStream {
+    type Item = Result<ChatChunk>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let stream = self.get_mut();
+        if stream.is_over {
+            return Poll::Ready(None);
+        }
+        let item = ready!(stream.poll_chunk(cx)).transpose();
+        stream.is_over = !matches!(item, Some(Ok(_)));
+        Poll::Ready(item)
+    }
+}
+
+impl std::fmt::Debug for ChatStream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ChatStream").field("url", &self.url).finish_non_exhaustive()
+    }
+}
+
+/// A chunk, the end (`None`), or the error that the server put into the stream.
+fn read_event(event: &Event) -> Result<Option<ChatChunk>> {
+    if event.data.trim() == sse::DONE {
+        return Ok(None);
+    }
+    let value: Value = parse(event.data.as_bytes())?;
+    if value.get("error").is_some_and(|error| !error.is_null()) {
+        let error =
+            serde_json::from_value::<ErrorBody>(value).map(|body| body.error).unwrap_or_else(
+                |_| ErrorObject { message: excerpt(event.data.as_bytes()), ..Default::default() },
+            );
+        return Err(Error::Stream(Box::new(error)));
+    }
+    serde_json::from_value(value)
+        .map(Some)
+        .map_err(|source| Error::Json { excerpt: excerpt(event.data.as_bytes()), source })
+}
+
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
+    serde_json::from_slice(body).map_err(|source| Error::Json { excerpt: excerpt(body), source })
+}
+
+/// Enough of an answer to recognize it in an error message.
+fn excerpt(body: &[u8]) -> String {
+    const MAX_CHARS: usize = 200;
+    String::from_utf8_lossy(body).trim().chars().take(MAX_CHARS).collect()
+}
+
+fn header(headers: &HeaderMap, name: &str) -> Option<String> {
+    headers.get(name)?.to_str().ok().map(str::to_owned)
+}
+
+fn transport(url: &str, source: reqwest::Error) -> Error {
+    Error::Transport { url: url.to_owned(), source: source.without_url() }
+}
