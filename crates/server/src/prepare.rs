@@ -1,0 +1,158 @@
+//! Body to prompt: reads the JSON, checks it and renders it.
+//!
+//! All of it is computation in proportion to the body. Small bodies are done in place; large ones go to a
+//! blocking thread, a few at a time, so that streams keep flowing while a book is tokenized.
+
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use harmonium_harmony::render;
+use harmonium_openai::ChatRequest;
+use serde::de::DeserializeOwned;
+
+use crate::error::{Error, FieldCode, Result};
+use crate::state::{AppState, ReadyModel};
+use crate::validate::{Bounds, Turn, validate};
+
+/// Up to here a body takes well under a millisecond.
+const MAX_INLINE_BYTES: usize = 8 << 10;
+
+/// A request that can be submitted. Whether it fits the context is the engine's to say.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) turn: Turn,
+    pub(crate) prompt: Vec<u32>,
+    /// The request's limit or the default; the engine cuts it to the room that the prompt leaves.
+    pub(crate) max_tokens: u32,
+}
+
+/// Prepares a chat request for the model of `state`.
+pub(crate) async fn prepare(state: &Arc<AppState>, body: Bytes) -> Result<Prepared> {
+    if body.len() <= MAX_INLINE_BYTES {
+        return prepare_now(state, &body);
+    }
+    let permits = Arc::clone(&state.large_prompts);
+    let permit = permits.acquire_owned().await.expect("the semaphore is never closed");
+    let state = Arc::clone(state);
+    let work = move || {
+        // The work goes on if the client leaves, so the permit stays with it.
+        let _permit = permit;
+        prepare_now(&state, &body)
+    };
+    tokio::task::spawn_blocking(work).await.map_err(|error| {
+        tracing::error!(%error, "preparing a request panicked");
+        Error::Internal
+    })?
+}
+
+fn prepare_now(state: &AppState, body: &[u8]) -> Result<Prepared> {
+    let request: ChatRequest = parse(body)?;
+    let ready = state.ready()?;
+    check_model(ready, request.model.as_deref())?;
+    let spec = ready.model.engine.spec();
+    let bounds = Bounds {
+        max_n: state.config.max_n,
+        vocab_size: spec.vocab_size,
+        defaults: &ready.model.defaults,
+    };
+    let mut turn = validate(request, &bounds)?;
+    turn.conversation.date = Some(match &state.config.date {
+        Some(date) => date.clone(),
+        None => jiff::Zoned::now().date().to_string(),
+    });
+    let prompt = render(&ready.model.tokenizer, &turn.conversation);
+    let max_tokens = turn.max_tokens.unwrap_or(state.config.default_max_tokens);
+    Ok(Prepared { turn, prompt, max_tokens })
+}
+
+/// A request without a model gets the one there is.
+fn check_model(ready: &ReadyModel, name: Option<&str>) -> Result<()> {
+    match name {
+        Some(name) if !ready.model.is_called(name) => Err(unknown_model(ready, name)),
+        _ => Ok(()),
+    }
+}
+
+/// The refusal of a model that is not here.
+pub(crate) fn unknown_model(ready: &ReadyModel, name: &str) -> Error {
+    Error::UnknownModel {
+        model: name.to_owned(),
+        known: ready.model.names().collect::<Vec<_>>().join(", "),
+    }
+}
+
+/// Reads JSON whatever the content type says; an error names the field, or the place where it is no JSON.
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
+    use serde_json::error::Category;
+
+    // Derived readers would take an array for an object, its elements for the fields in order.
+    if body.trim_ascii_start().starts_with(b"[") {
+        return Err(Error::Json { reason: "an array, not an object, at line 1".to_owned() });
+    }
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let param = error.path().to_string();
+        let error = error.into_inner();
+        match error.classify() {
+            Category::Data if param != "." => Error::field(param, FieldCode::Type, error),
+            _ => Error::Json { reason: error.to_string() },
+        }
+    })?;
+    json.end().map_err(|error| Error::Json { reason: error.to_string() })?;
+    Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(body: &str) -> (Option<String>, String) {
+        let error = parse::<ChatRequest>(body.as_bytes()).unwrap_err().body().error;
+        (error.param, error.message)
+    }
+
+    #[test]
+    fn broken_json_is_refused_by_line_and_column() {
+        for (body, shown) in [
+            ("{\n  \"messages\": [,]\n}", "line 2 column 16"),
+            ("", "line 1 column 0"),
+            ("{} x", "line 1 column 4"),
+            ("[1]", "line 1"),
+            ("{\"messages\": \"\u{0}\"}", "line 1 column 15"),
+        ] {
+            let (param, message) = refusal(body);
+            assert_eq!(param, None, "{message}");
+            assert!(message.contains(shown), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_type_is_refused_by_its_field() {
+        for (body, field, shown) in [
+            (r#"{"temperature": "hot"}"#, "temperature", "\"hot\""),
+            (r#"{"max_tokens": 1.5}"#, "max_tokens", "1.5"),
+            (r#"{"messages": {}}"#, "messages", "sequence"),
+            (r#"{"messages": [{"role": "user", "content": 5}]}"#, "messages[0].content", "5"),
+            (r#"{"messages": [{"content": "x"}]}"#, "messages[0]", "role"),
+            (
+                r#"{"messages": [{"role": "user", "content": [{"type": "text"}, {"type": 7}]}]}"#,
+                "messages[0].content[1].type",
+                "7",
+            ),
+            (r#"{"stop": [1]}"#, "stop[0]", "1"),
+            (r#"{"tools": [{"type": "function", "function": {}}]}"#, "tools[0].function", "name"),
+            (r#"{"tool_choice": []}"#, "tool_choice", "not accepted"),
+        ] {
+            let (param, message) = refusal(body);
+            assert_eq!(param.as_deref(), Some(field), "{message}");
+            assert!(message.starts_with(field) && message.contains(shown), "{message}");
+        }
+    }
+
+    #[test]
+    fn unknown_fields_are_read_over() {
+        let request: ChatRequest =
+            parse(br#"{"messages": [], "x": {"y": 1}, "messages_": null}"#).unwrap();
+        assert_eq!(request, ChatRequest::default());
+    }
+}

@@ -1,0 +1,133 @@
+//! Which path goes where, and what every answer passes through.
+//!
+//! A trailing slash changes nothing; model ids may contain slashes. Everything that is no route is an error in
+//! the protocol's form.
+
+use std::sync::Arc;
+
+use axum::extract::{DefaultBodyLimit, Path, Request, State};
+use axum::http::{HeaderValue, Method, Uri, header};
+use axum::middleware::from_fn_with_state;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use harmonium_openai::{Model, ModelList};
+use serde_json::json;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer, ExposeHeaders};
+
+use crate::error::{Error, Result, Unavailable};
+use crate::prepare::unknown_model;
+use crate::state::{AppState, ReadyModel};
+use crate::{auth, chat, request_id};
+
+const ROUTES: &str =
+    "POST /v1/chat/completions, GET /v1/models, GET /v1/models/{id}, GET /health, GET /metrics";
+
+/// The whole API over `state`.
+pub(crate) fn router(state: Arc<AppState>) -> Router {
+    let api = Router::new()
+        .route("/v1/chat/completions", post(chat::completions))
+        .route("/v1/chat/completions/", post(chat::completions))
+        .route("/v1/models", get(list_models))
+        .route("/v1/models/", get(list_models))
+        .route("/v1/models/{*id}", get(show_model))
+        .route_layer(from_fn_with_state(Arc::clone(&state), auth::require_key));
+    let open = Router::new()
+        .route("/health", get(health))
+        .route("/health/", get(health))
+        .route("/metrics", get(metrics))
+        .route("/metrics/", get(metrics));
+    let mut router = api
+        .merge(open)
+        .fallback(unknown_path)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(DefaultBodyLimit::max(state.config.max_body_bytes))
+        .layer(CatchPanicLayer::custom(|_: Box<dyn std::any::Any + Send>| {
+            // The panic hook has printed what and where.
+            Error::Internal.into_response()
+        }));
+    if let Some(cors) = cors(&state.config.cors_origins) {
+        router = router.layer(cors);
+    }
+    router.layer(from_fn_with_state(Arc::clone(&state), request_id::identify)).with_state(state)
+}
+
+/// `None` if browsers of other origins may not call. The origins were checked when the server was made.
+fn cors(origins: &[String]) -> Option<CorsLayer> {
+    let allowed = if origins.is_empty() {
+        return None;
+    } else if origins.iter().any(|origin| origin == "*") {
+        AllowOrigin::any()
+    } else {
+        AllowOrigin::list(origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()))
+    };
+    let exposed = ["x-request-id", "retry-after"].map(header::HeaderName::from_static);
+    Some(
+        CorsLayer::new()
+            .allow_origin(allowed)
+            .allow_methods(AllowMethods::list([Method::GET, Method::POST]))
+            .allow_headers(AllowHeaders::mirror_request())
+            .expose_headers(ExposeHeaders::list(exposed)),
+    )
+}
+
+async fn list_models(State(state): State<Arc<AppState>>) -> Result<Json<ModelList>> {
+    let ready = loaded(&state)?;
+    let data = ready.model.names().map(|name| model(ready, name)).collect();
+    Ok(Json(ModelList { object: "list".to_owned(), data }))
+}
+
+async fn show_model(
+    State(state): State<Arc<AppState>>,
+    Path(id): Path<String>,
+) -> Result<Json<Model>> {
+    let ready = loaded(&state)?;
+    let id = id.trim_end_matches('/');
+    if ready.model.is_called(id) {
+        Ok(Json(model(ready, id)))
+    } else {
+        Err(unknown_model(ready, id))
+    }
+}
+
+/// The model, also while the server drains.
+fn loaded(state: &AppState) -> Result<&ReadyModel> {
+    state.model.get().ok_or(Error::Unavailable(Unavailable::Loading))
+}
+
+fn model(ready: &ReadyModel, id: &str) -> Model {
+    Model {
+        id: id.to_owned(),
+        object: "model".to_owned(),
+        created: ready.created,
+        owned_by: "harmonium".to_owned(),
+        max_model_len: Some(ready.model.engine.spec().context_len),
+    }
+}
+
+/// 200 once requests can be answered.
+async fn health(State(state): State<Arc<AppState>>) -> Result<Response> {
+    state.ready()?;
+    Ok(Json(json!({"status": "ok"})).into_response())
+}
+
+async fn metrics(State(state): State<Arc<AppState>>, request: Request) -> Response {
+    const OPEN_METRICS: &str = "application/openmetrics-text";
+    // The two text formats differ where we write nothing; a browser shows only the older one.
+    let accepts = request.headers().get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+    let kind = if accepts.is_some_and(|accept| accept.contains(OPEN_METRICS)) {
+        "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    } else {
+        "text/plain; version=0.0.4; charset=utf-8"
+    };
+    ([(header::CONTENT_TYPE, kind)], state.metrics.expose()).into_response()
+}
+
+async fn unknown_path(uri: Uri) -> Error {
+    Error::UnknownPath { path: uri.path().to_owned(), known: ROUTES }
+}
+
+async fn wrong_method(method: Method, uri: Uri) -> Error {
+    Error::WrongMethod { path: uri.path().to_owned(), method: method.to_string() }
+}

@@ -1,0 +1,142 @@
+//! What all requests share: the settings, the model once it is there, and the ways to stop.
+
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use harmonium_engine::{Handle, SamplingParams, TokenId};
+use harmonium_harmony::Tokenizer;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use crate::config::ServerConfig;
+use crate::error::{Error, Result, Unavailable};
+use crate::metrics::Metrics;
+
+/// The model this server answers with.
+#[derive(Clone)]
+pub struct LocalModel {
+    /// The id under which `/v1/models` lists it and answers name it.
+    pub name: String,
+    /// Other ids that requests may use for it.
+    pub aliases: Vec<String>,
+    /// Its vocabulary.
+    pub tokenizer: Tokenizer,
+    /// The engine that runs it.
+    pub engine: Handle,
+    /// Sampling where a request says nothing: the model's own generation configuration.
+    pub defaults: SamplingParams,
+    /// Tokens that end an answer, from the model's generation configuration. The control tokens that end an
+    /// answer in Harmony are added by the server.
+    pub stop_tokens: Vec<TokenId>,
+}
+
+impl fmt::Debug for LocalModel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LocalModel").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl LocalModel {
+    /// Whether requests may call the model so.
+    pub(crate) fn is_called(&self, name: &str) -> bool {
+        self.names().any(|known| known == name)
+    }
+
+    /// Its name and its aliases.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        let is_new = |alias: &&String| **alias != self.name;
+        std::iter::once(&self.name).chain(self.aliases.iter().filter(is_new)).map(String::as_str)
+    }
+}
+
+/// A model with what follows from it.
+#[derive(Debug)]
+pub(crate) struct ReadyModel {
+    pub(crate) model: LocalModel,
+    pub(crate) name: Arc<str>,
+    pub(crate) stop_tokens: Arc<[TokenId]>,
+    /// When it became ready, in seconds since 1970.
+    pub(crate) created: i64,
+}
+
+impl ReadyModel {
+    pub(crate) fn new(model: LocalModel) -> Self {
+        let control = model.tokenizer.control();
+        let mut stop_tokens = model.stop_tokens.clone();
+        stop_tokens.extend([control.return_, control.call]);
+        stop_tokens.extend(control.endoftext);
+        stop_tokens.sort_unstable();
+        stop_tokens.dedup();
+        Self {
+            name: model.name.as_str().into(),
+            stop_tokens: stop_tokens.into(),
+            created: unix_seconds(),
+            model,
+        }
+    }
+}
+
+/// Shared by all requests of one server.
+#[derive(Debug)]
+pub(crate) struct AppState {
+    pub(crate) config: ServerConfig,
+    pub(crate) metrics: Metrics,
+    pub(crate) model: Arc<OnceLock<ReadyModel>>,
+    /// Holds one token a running answer; closed once no more are taken.
+    answers: TaskTracker,
+    /// Ends all running answers.
+    pub(crate) abort: CancellationToken,
+    /// Bounds how many large requests are tokenized at a time.
+    pub(crate) large_prompts: Arc<Semaphore>,
+}
+
+impl AppState {
+    pub(crate) fn new(config: ServerConfig) -> Self {
+        let num_cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let model = Arc::new(OnceLock::new());
+        Self {
+            config,
+            metrics: Metrics::new(Arc::clone(&model)),
+            model,
+            answers: TaskTracker::new(),
+            abort: CancellationToken::new(),
+            large_prompts: Arc::new(Semaphore::new(num_cores)),
+        }
+    }
+
+    /// The model, if requests can be answered now.
+    pub(crate) fn ready(&self) -> Result<&ReadyModel> {
+        let unavailable = |why| Err(Error::Unavailable(why));
+        if self.answers.is_closed() {
+            return unavailable(Unavailable::Draining);
+        }
+        match self.model.get() {
+            None => unavailable(Unavailable::Loading),
+            Some(ready) if !ready.model.engine.is_healthy() => unavailable(Unavailable::Stopped),
+            Some(ready) => Ok(ready),
+        }
+    }
+
+    /// Shutdown waits for the holder of the token.
+    pub(crate) fn begin_answer(&self) -> TaskTrackerToken {
+        self.answers.token()
+    }
+
+    /// Takes no more requests, waits for the running answers and ends those that take too long.
+    pub(crate) async fn drain(&self, timeout: Duration) {
+        self.answers.close();
+        tracing::info!(answers = self.answers.len(), ?timeout, "draining");
+        if tokio::time::timeout(timeout, self.answers.wait()).await.is_err() {
+            tracing::warn!(answers = self.answers.len(), "ending the answers that still run");
+            self.abort.cancel();
+        }
+    }
+}
+
+pub(crate) fn unix_seconds() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,15 @@
+//! The API as clients see it: the real router over a real engine whose model is a script.
+//!
+//! The vocabulary is one token a byte plus the control tokens, so that a test can write down, token by token,
+//! what the model says.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
+
+mod cancel;
+mod chat;
+mod errors;
+mod routes;
+mod shutdown;
+mod stream;
+mod support;
+mod tools;
