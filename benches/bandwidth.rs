@@ -1,0 +1,134 @@
+//! How near the products with stored weights come to the machine's memory bandwidth.
+//!
+//! Decode reads every active weight once a token, so its floor is bytes over bandwidth. Three measurements share
+//! one run, because such machines are rarely quiet: a plain read of a buffer larger than any cache, and both
+//! products with one activation row, on the shapes of gpt-oss-20b. The last lines give each in GB/s, best
+//! sample first, and the products as a share of the read.
+
+#![allow(
+    missing_docs,
+    clippy::print_stdout,
+    reason = "a bench prints, and criterion's macros document nothing"
+)]
+
+use std::cell::RefCell;
+use std::hint::black_box;
+use std::num::NonZero;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use criterion::{Criterion, Throughput};
+use harmonium_model::product::{Bf16Matrix, Mxfp4Matrix, Paired, Simd, Weight, product};
+
+/// Attention output projection of gpt-oss-20b, in all its layers.
+const DENSE: (usize, usize, usize) = (24, 2880, 4096);
+/// Gate and up projections of the experts of one of its layers.
+const EXPERTS: (usize, usize, usize) = (32, 5760, 2880);
+/// Plain reads: far larger than a last-level cache.
+const READ_BYTES: usize = 1 << 29;
+
+/// Name, bytes an iteration and the fastest iteration of each measurement.
+type Results = RefCell<Vec<(&'static str, usize, Duration)>>;
+
+fn measure(
+    criterion: &mut Criterion,
+    results: &Results,
+    name: &'static str,
+    num_bytes: usize,
+    mut pass: impl FnMut(),
+) {
+    let mut best = Duration::MAX;
+    let mut group = criterion.benchmark_group("bandwidth");
+    group.throughput(Throughput::Bytes(num_bytes as u64)).sample_size(10);
+    group.bench_function(name, |bencher| {
+        bencher.iter_custom(|iterations| {
+            (0..iterations)
+                .map(|_| {
+                    let start = Instant::now();
+                    pass();
+                    let taken = start.elapsed();
+                    best = best.min(taken);
+                    taken
+                })
+                .sum()
+        });
+    });
+    group.finish();
+    results.borrow_mut().push((name, num_bytes, best));
+}
+
+/// Sums a buffer with as many threads as the products use.
+fn read(words: &[u64]) -> u64 {
+    let num_threads = thread::available_parallelism().map_or(1, NonZero::get);
+    thread::scope(|scope| {
+        let sum = |part: &[u64]| part.iter().fold(0_u64, |sum, word| sum.wrapping_add(*word));
+        let threads: Vec<_> = words
+            .chunks(words.len().div_ceil(num_threads))
+            .map(|part| scope.spawn(move || sum(part)))
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().expect("summing does not panic"))
+            .fold(0_u64, u64::wrapping_add)
+    })
+}
+
+/// Bytes without a pattern that a processor could predict.
+fn noise(len: usize) -> Vec<u8> {
+    let mut state = 1_u64;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 56) as u8
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+/// One activation row through every matrix.
+fn pass(weights: &[impl Weight], num_cols: usize) {
+    let row: Vec<f32> = (0..num_cols).map(|index| (index % 7) as f32 - 3.0).collect();
+    let x = Paired::new([row.as_slice()].into_iter(), num_cols);
+    for weight in weights {
+        black_box(product(Simd::detect(), weight, &x));
+    }
+}
+
+fn main() {
+    let mut criterion = Criterion::default().configure_from_args();
+    let results = Results::default();
+
+    let words = vec![1_u64; READ_BYTES / 8];
+    measure(&mut criterion, &results, "plain read", READ_BYTES, || {
+        black_box(read(&words));
+    });
+    drop(words);
+
+    let (count, rows, cols) = DENSE;
+    let num_bytes = rows * cols * 2;
+    // Exponents of ordinary weights: random ones would make subnormals, which processors multiply slowly.
+    let ordinary = |pair: &[u8]| [pair[0], pair[1] & 0x83 | 0x3c];
+    let bytes: Vec<u8> = noise(num_bytes).chunks_exact(2).flat_map(ordinary).collect();
+    let dense: Vec<Bf16Matrix> = (0..count)
+        .map(|_| Bf16Matrix::new(rows, cols, bytes.clone()).expect("the bytes fit the shape"))
+        .collect();
+    measure(&mut criterion, &results, "bf16", count * num_bytes, || pass(&dense, cols));
+    drop(dense);
+
+    let (count, rows, cols) = EXPERTS;
+    let (blocks, scales) = (noise(rows * cols / 2), vec![120; rows * cols / 32]);
+    let num_bytes = blocks.len() + scales.len();
+    let experts: Vec<Mxfp4Matrix> = (0..count)
+        .map(|_| {
+            Mxfp4Matrix::new(rows, cols, blocks.clone(), scales.clone())
+                .expect("the bytes fit the shape")
+        })
+        .collect();
+    measure(&mut criterion, &results, "mxfp4", count * num_bytes, || pass(&experts, cols));
+
+    let results = results.into_inner();
+    let rate = |(_, bytes, best): &(_, usize, Duration)| *bytes as f64 / best.as_secs_f64() / 1e9;
+    println!("{:?}", Simd::detect());
+    for result in &results {
+        let share = 100.0 * rate(result) / rate(&results[0]);
+        println!("{:<10} {:>6.1} GB/s {share:>4.0} %", result.0, rate(result));
+    }
+}

@@ -1,0 +1,103 @@
+//! Ranges of bytes that live as long as someone holds them: a mapped file, data inside the binary or a buffer.
+//!
+//! A clone shares the mapping, so that every weight can own its bytes while each file is mapped once. Nothing
+//! is copied and nothing is aligned: readers take unaligned loads.
+
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::ops::{Deref, Range};
+use std::path::Path;
+use std::sync::Arc;
+
+use memmap2::Mmap;
+
+use crate::error::{Error, Result};
+
+/// A shared, immutable range of bytes.
+#[derive(Clone)]
+pub(crate) struct Bytes {
+    owner: Owner,
+    range: Range<usize>,
+}
+
+#[derive(Clone)]
+enum Owner {
+    Static(&'static [u8]),
+    Mapped(Arc<Mmap>),
+    Owned(Arc<[u8]>),
+}
+
+impl Bytes {
+    /// Data inside the binary.
+    pub(crate) fn from_static(data: &'static [u8]) -> Self {
+        Self { owner: Owner::Static(data), range: 0..data.len() }
+    }
+
+    /// Maps a whole file for reading.
+    pub(crate) fn map(file: &Path) -> Result<Self> {
+        let io = |source: std::io::Error| match source.kind() {
+            std::io::ErrorKind::NotFound => Error::MissingFile { file: file.to_owned() },
+            _ => Error::Io { file: file.to_owned(), source },
+        };
+        let handle = File::open(file).map_err(io)?;
+        if !handle.metadata().map_err(io)?.is_file() {
+            let message = "not a regular file".to_owned();
+            return Err(Error::File { file: file.to_owned(), message });
+        }
+        // SAFETY: The mapping is private and read-only, and its bytes are only ever read as plain integers.
+        // The caller of the program keeps the checkpoint's files unchanged while it runs, as the Hugging Face
+        // cache does by never writing to a file it has published.
+        let map = unsafe { Mmap::map(&handle) }.map_err(io)?;
+        let range = 0..map.len();
+        Ok(Self { owner: Owner::Mapped(Arc::new(map)), range })
+    }
+
+    /// A part of it, or `None` if it does not lie inside.
+    pub(crate) fn slice(&self, range: Range<usize>) -> Option<Self> {
+        self.get(range.clone())?;
+        let start = self.range.start + range.start;
+        Some(Self { owner: self.owner.clone(), range: start..start + range.len() })
+    }
+}
+
+impl From<Vec<u8>> for Bytes {
+    fn from(data: Vec<u8>) -> Self {
+        let range = 0..data.len();
+        Self { owner: Owner::Owned(data.into()), range }
+    }
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        let whole: &[u8] = match &self.owner {
+            Owner::Static(data) => data,
+            Owner::Mapped(map) => map,
+            Owner::Owned(data) => data,
+        };
+        &whole[self.range.clone()]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slices_nest_and_stay_inside() {
+        let bytes = Bytes::from_static(&[0, 1, 2, 3, 4]).slice(1..4).unwrap();
+        assert_eq!(&*bytes, [1, 2, 3]);
+        assert_eq!(&*bytes.slice(1..3).unwrap(), [2, 3]);
+        assert!(bytes.slice(1..4).is_none());
+        assert!(bytes.slice(usize::MAX..usize::MAX).is_none());
+    }
+
+    #[test]
+    fn a_directory_is_no_file() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(Bytes::map(dir.path()).is_err());
+        assert!(matches!(Bytes::map(&dir.path().join("x")), Err(Error::MissingFile { .. })));
+    }
+}

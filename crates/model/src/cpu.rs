@@ -1,0 +1,125 @@
+//! Runs GPT-OSS on the processor: candle tensors for the residual, our own loops for everything that reads
+//! stored weights or cached keys.
+//!
+//! One forward serves prefill, decode and mixed steps, and the sums of a row never depend on the rows beside it:
+//! with the same tokens an answer is the same bit for bit, alone or in a crowd. Activations and accumulation are
+//! float32. Keys and values lie in two pools of blocks taken when the executor is made; the system hands their
+//! pages over as they are first written.
+
+mod attention;
+mod batch;
+mod experts;
+mod forward;
+mod kv_pool;
+mod memory;
+mod rope;
+
+use candle_core::Tensor;
+use harmonium_engine::{Batch, Executor, ExecutorError, ExecutorSpec, Sampled};
+use rayon::prelude::*;
+use rayon::{ThreadPool, ThreadPoolBuilder};
+
+use self::forward::Model;
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, Result};
+use crate::sampler;
+use crate::simd::Simd;
+
+/// What a [`CpuExecutor`] may take of the machine.
+#[derive(Debug, Clone)]
+pub struct CpuOptions {
+    /// Longest sequence in tokens; `None` takes the model's own bound, or what `kv_bytes` holds if that is less.
+    pub context_len: Option<u32>,
+    /// Memory for keys and values, in bytes.
+    pub kv_bytes: u64,
+    /// Most rows of one step.
+    pub max_rows: u32,
+    /// Most sequences of one step.
+    pub max_sequences: u32,
+    /// Positions in one block.
+    pub block_size: u32,
+    /// Threads; `None` takes one a core.
+    pub num_threads: Option<usize>,
+    /// How many ids the tokenizer knows. Rows of the vocabulary from here on are padding and never chosen.
+    pub num_tokens: Option<u32>,
+}
+
+impl Default for CpuOptions {
+    fn default() -> Self {
+        Self {
+            context_len: None,
+            kv_bytes: 1 << 30,
+            max_rows: 512,
+            max_sequences: 64,
+            block_size: 16,
+            num_threads: None,
+            num_tokens: None,
+        }
+    }
+}
+
+/// Runs batches over a checkpoint on its own threads.
+pub struct CpuExecutor {
+    spec: ExecutorSpec,
+    model: Model,
+    threads: ThreadPool,
+    num_tokens: usize,
+}
+
+impl CpuExecutor {
+    /// Plans memory and starts the threads. Weights stay where the checkpoint has them.
+    pub fn new(checkpoint: &Checkpoint, options: &CpuOptions) -> Result<Self> {
+        let config = checkpoint.config();
+        let spec = memory::plan(config, options)?;
+        let num_tokens = options.num_tokens.unwrap_or(config.vocab_size);
+        if num_tokens == 0 || num_tokens > config.vocab_size {
+            let message =
+                format!("{num_tokens} is not from 1 to the {} rows there are", config.vocab_size);
+            return Err(Error::Option { option: "num_tokens", message });
+        }
+        let threads = ThreadPoolBuilder::new()
+            .num_threads(options.num_threads.unwrap_or(0))
+            .thread_name(|index| format!("cpu-executor-{index}"))
+            .build()
+            .map_err(|e| Error::Option { option: "num_threads", message: e.to_string() })?;
+        let simd = Simd::detect();
+        let model = Model::new(checkpoint, &spec, simd)?;
+        tracing::debug!(?simd, threads = threads.current_num_threads(), ?spec, "planned");
+        Ok(Self { spec, model, threads, num_tokens: num_tokens as usize })
+    }
+
+    /// Runs a step and returns the logits of some of its rows, `[rows, vocab]`.
+    pub(crate) fn logits(
+        &mut self,
+        batch: &Batch,
+        rows: &[usize],
+    ) -> Result<Tensor, ExecutorError> {
+        batch::check(batch, &self.spec).map_err(ExecutorError::Step)?;
+        let model = &mut self.model;
+        self.threads
+            .install(|| model.forward(batch, rows))
+            .map_err(|e| ExecutorError::Step(e.to_string()))
+    }
+}
+
+impl Executor for CpuExecutor {
+    fn spec(&self) -> &ExecutorSpec {
+        &self.spec
+    }
+
+    fn run(&mut self, batch: &Batch) -> Result<Vec<Sampled>, ExecutorError> {
+        let rows: Vec<usize> = batch.samples.iter().map(|sample| sample.row).collect();
+        let logits = self.logits(batch, &rows)?;
+        let num_tokens = self.num_tokens;
+        self.threads.install(|| {
+            forward::with_values(&logits, |logits| {
+                logits
+                    .par_chunks(self.spec.vocab_size as usize)
+                    .zip(&batch.samples)
+                    .map(|(logits, sample)| sampler::sample(&logits[..num_tokens], sample))
+                    .collect()
+            })
+            .map_err(|e| ExecutorError::Step(e.to_string()))?
+        })
+    }
+}

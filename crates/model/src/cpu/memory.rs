@@ -1,0 +1,150 @@
+//! How many blocks of keys and values fit into the memory given, and what they allow.
+
+use harmonium_engine::ExecutorSpec;
+
+use super::CpuOptions;
+use crate::config::{Config, LayerKind};
+use crate::error::{Error, Result};
+use crate::simd::MAX_BLOCK_SIZE;
+
+/// Window blocks kept beyond the working set for each full block: a cached prefix is of use only with the window
+/// blocks at its end, and prefixes of chats end every few hundred tokens.
+const FULL_BLOCKS_PER_SPARE_WINDOW_BLOCK: u64 = 4;
+
+/// Divides `kv_bytes` between the two groups and fixes the executor's bounds.
+pub(super) fn plan(config: &Config, options: &CpuOptions) -> Result<ExecutorSpec> {
+    check(config, options)?;
+    let block_size = u64::from(options.block_size);
+    let [full_bytes, window_bytes] = [LayerKind::Full, LayerKind::Window].map(|kind| {
+        let num_layers = config.layers.iter().filter(|layer| **layer == kind).count() as u64;
+        // A key and a value, float32. A group without layers still counts blocks, so they cost one byte.
+        (num_layers * block_size * config.kv_size() as u64 * 2 * 4).max(1)
+    });
+    // A sequence with n rows sees `window - 1 + n` positions, which touch one block more than they fill.
+    let window_blocks = |sequences: u64, rows: u64| {
+        let (window, rows) = (u64::from(config.window), rows.max(sequences));
+        sequences * ((window - 1) / block_size + 2) + rows.div_ceil(block_size)
+    };
+    let max_rows = u64::from(options.max_rows);
+    let least = window_blocks(1, max_rows);
+    let working_set = window_blocks(u64::from(options.max_sequences), max_rows);
+    let half = options.kv_bytes / 2 / window_bytes;
+    let num_window_blocks = working_set.min(half).max(least);
+
+    let rest = options.kv_bytes.saturating_sub(num_window_blocks * window_bytes);
+    let full_and_spare = full_bytes + window_bytes / FULL_BLOCKS_PER_SPARE_WINDOW_BLOCK;
+    let wanted_len = options.context_len.unwrap_or(config.context_len);
+    let all_sequences =
+        u64::from(wanted_len).div_ceil(block_size) * u64::from(options.max_sequences);
+    let num_full_blocks = (rest / full_and_spare).min(all_sequences).min(u64::from(u32::MAX) / 2);
+    let num_window_blocks =
+        num_window_blocks + num_full_blocks / FULL_BLOCKS_PER_SPARE_WINDOW_BLOCK;
+
+    let positions = num_full_blocks * block_size;
+    let context_len = u64::from(wanted_len).min(positions);
+    if positions == 0 || (options.context_len.is_some() && context_len < u64::from(wanted_len)) {
+        let needed = num_window_blocks * window_bytes
+            + u64::from(wanted_len).div_ceil(block_size) * full_and_spare;
+        let message = format!(
+            "{} bytes hold {positions} positions; a context of {wanted_len} needs about {needed}",
+            options.kv_bytes
+        );
+        return Err(Error::Option { option: "kv_bytes", message });
+    }
+    let narrow = |number: u64| u32::try_from(number).expect("bounded by u32::MAX / 2 full blocks");
+    Ok(ExecutorSpec {
+        vocab_size: config.vocab_size,
+        context_len: narrow(context_len),
+        window: config.window,
+        block_size: options.block_size,
+        num_full_blocks: narrow(num_full_blocks),
+        num_window_blocks: narrow(num_window_blocks),
+        max_rows: options.max_rows,
+        max_sequences: options.max_sequences,
+    })
+}
+
+/// Options that no amount of memory can meet.
+fn check(config: &Config, options: &CpuOptions) -> Result<()> {
+    let within = |option, value: u64, max: u64| match value {
+        0 => Err(Error::Option { option, message: "0 is not at least 1".to_owned() }),
+        _ if value > max => {
+            Err(Error::Option { option, message: format!("{value} is over {max}") })
+        }
+        _ => Ok(()),
+    };
+    within("block_size", options.block_size.into(), MAX_BLOCK_SIZE as u64)?;
+    within("max_rows", options.max_rows.into(), 1 << 24)?;
+    within("max_sequences", options.max_sequences.into(), 1 << 16)?;
+    within("kv_bytes", options.kv_bytes, 1 << 46)?;
+    within("num_threads", options.num_threads.unwrap_or(1) as u64, 1 << 12)?;
+    let context_len = options.context_len.unwrap_or(config.context_len);
+    within("context_len", context_len.into(), config.context_len.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The shape of gpt-oss-20b: a block of 16 positions takes 786,432 bytes in either group.
+    fn config() -> Config {
+        let text = serde_json::json!({
+            "num_hidden_layers": 24, "num_experts": 32, "experts_per_token": 4,
+            "vocab_size": 201_088, "hidden_size": 2880, "intermediate_size": 2880,
+            "num_attention_heads": 64, "num_key_value_heads": 8,
+            "rope_theta": 150_000, "rope_scaling_factor": 32.0
+        });
+        Config::parse(text.to_string().as_bytes(), std::path::Path::new("config.json")).unwrap()
+    }
+
+    fn bytes(spec: &ExecutorSpec) -> u64 {
+        u64::from(spec.num_full_blocks + spec.num_window_blocks) * 786_432
+    }
+
+    #[test]
+    fn blocks_stay_within_the_memory_given() {
+        for kv_bytes in [1 << 28, 1 << 30, 10_u64 << 30] {
+            let options = CpuOptions { kv_bytes, ..CpuOptions::default() };
+            let spec = plan(&config(), &options).unwrap();
+            assert!(bytes(&spec) <= kv_bytes && bytes(&spec) > kv_bytes / 10 * 9, "{spec:?}");
+            assert!(u64::from(spec.context_len) <= u64::from(spec.num_full_blocks) * 16);
+        }
+    }
+
+    #[test]
+    fn a_context_that_does_not_fit_is_refused_with_both_numbers() {
+        let options = CpuOptions { context_len: Some(131_072), ..CpuOptions::default() };
+        let message = plan(&config(), &options).err().unwrap().to_string();
+        assert!(
+            message.contains("kv_bytes: 1073741824") && message.contains("131072"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn few_sequences_take_no_more_blocks_than_they_can_fill() {
+        let options = CpuOptions {
+            context_len: Some(160),
+            max_sequences: 2,
+            kv_bytes: 40 << 30,
+            ..CpuOptions::default()
+        };
+        assert_eq!(plan(&config(), &options).unwrap().num_full_blocks, 20);
+    }
+
+    #[test]
+    fn options_out_of_bounds_are_refused_by_name() {
+        let refused = |options: CpuOptions, name: &str| {
+            let message = plan(&config(), &options).err().unwrap().to_string();
+            assert!(message.starts_with(name), "{message}");
+        };
+        let base = CpuOptions::default;
+        refused(CpuOptions { block_size: 0, ..base() }, "block_size");
+        refused(CpuOptions { block_size: 65, ..base() }, "block_size");
+        refused(CpuOptions { max_rows: 0, ..base() }, "max_rows");
+        refused(CpuOptions { max_sequences: 0, ..base() }, "max_sequences");
+        refused(CpuOptions { context_len: Some(131_073), ..base() }, "context_len");
+        refused(CpuOptions { num_threads: Some(0), ..base() }, "num_threads");
+        refused(CpuOptions { kv_bytes: 1000, ..base() }, "kv_bytes");
+    }
+}

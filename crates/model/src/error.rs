@@ -1,0 +1,103 @@
+//! What can go wrong between a name on the command line and a model ready to run.
+//!
+//! Every variant names the file, tensor, key or option at fault and the value found there, so that the one line a
+//! person reads is enough to act on.
+
+use std::path::PathBuf;
+
+/// Result of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a checkpoint could not be found, read or run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No checkpoint goes by this name.
+    #[error(
+        "no model named {name:?}: it is not a directory and not in the Hugging Face cache at {}; download it there \
+         with any Hugging Face tool (for example `hf download {repo}`), or pass the directory that holds its files",
+        cache.display()
+    )]
+    NotFound {
+        /// The name as given.
+        name: String,
+        /// The repository it stands for.
+        repo: String,
+        /// Where it was looked for.
+        cache: PathBuf,
+    },
+    /// The name is none that a model can have.
+    #[error(
+        "{name:?} names no model: use nano, gpt-oss-20b, gpt-oss-120b, OWNER/NAME or a directory"
+    )]
+    BadName {
+        /// The name as given.
+        name: String,
+    },
+    /// A file of the checkpoint is not there.
+    #[error("{}: no such file; is the download complete?", file.display())]
+    MissingFile {
+        /// The file.
+        file: PathBuf,
+    },
+    /// The operating system refused a file.
+    #[error("{}: {source}", file.display())]
+    Io {
+        /// The file.
+        file: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A JSON file cannot be read as what it should be.
+    #[error("{}: {message}", file.display())]
+    Json {
+        /// The file.
+        file: PathBuf,
+        /// What the parser met, with its place.
+        message: String,
+    },
+    /// A key of `config.json` is missing or has a value this model cannot have.
+    #[error("{}: {key}: {message}", file.display())]
+    Config {
+        /// The file.
+        file: PathBuf,
+        /// The key.
+        key: &'static str,
+        /// What is wrong with it, the value included.
+        message: String,
+    },
+    /// A weight file is damaged as a whole.
+    #[error("{}: {message}", file.display())]
+    File {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// One tensor is missing, damaged or of the wrong form.
+    #[error("{}: tensor {tensor}: {message}", file.display())]
+    Tensor {
+        /// The file that holds it or should.
+        file: PathBuf,
+        /// Its name.
+        tensor: String,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// An option of an executor cannot be met.
+    #[error("{option}: {message}")]
+    Option {
+        /// The option.
+        option: &'static str,
+        /// What is wrong with it, the value included.
+        message: String,
+    },
+    /// A list of tokens cannot be run through the model.
+    #[error("tokens: {0}")]
+    Tokens(String),
+    /// The forward pass failed.
+    #[error(transparent)]
+    Executor(#[from] harmonium_engine::ExecutorError),
+    /// A tensor operation failed.
+    #[error(transparent)]
+    Candle(#[from] candle_core::Error),
+}

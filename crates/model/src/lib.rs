@@ -1,0 +1,23 @@
+//! GPT-OSS itself: where its weights lie, what they mean, and the forward pass on a CPU.
+//!
+//! [`find`] turns a name into a [`Source`], [`Checkpoint`] maps and checks the files, [`CpuExecutor`] runs
+//! batches over them and [`logits`](logits::logits) answers with raw logits for comparison with other
+//! implementations. The crate knows batches of token ids; it knows neither requests nor text, and it reads
+//! no environment variable.
+
+pub mod checkpoint;
+pub mod config;
+pub mod cpu;
+mod error;
+pub mod logits;
+pub mod mxfp4;
+#[cfg(test)]
+mod parity;
+pub mod product;
+mod sampler;
+mod simd;
+
+pub use checkpoint::{Checkpoint, Generation, Source, find};
+pub use config::Config;
+pub use cpu::{CpuExecutor, CpuOptions};
+pub use error::{Error, Result};

@@ -1,0 +1,137 @@
+//! Raw logits of given tokens, for comparison with other implementations.
+//!
+//! The tokens go through the very forward pass and block tables that serve requests, in one prefill, in chunks
+//! or token by token.
+
+use std::collections::{HashMap, VecDeque};
+use std::path::Path;
+
+use harmonium_engine::{Batch, BlockId, Executor, ExecutorSpec, Span};
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+
+use crate::checkpoint::Checkpoint;
+use crate::cpu::{CpuExecutor, CpuOptions};
+use crate::error::{Error, Result};
+
+/// How the tokens are run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogitsMode {
+    /// All in one prefill.
+    All,
+    /// In chunks of this many.
+    Chunk(usize),
+    /// This many of the last one by one, the others before them in one prefill.
+    DecodeLast(usize),
+}
+
+/// Logits of every token, row-major `[tokens, vocab_size]`.
+pub fn logits(checkpoint: &Checkpoint, tokens: &[u32], mode: LogitsMode) -> Result<Vec<f32>> {
+    let config = checkpoint.config();
+    let len = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
+    if len == 0 || len > config.context_len {
+        let message = format!("{} are not from 1 to {}", tokens.len(), config.context_len);
+        return Err(Error::Tokens(message));
+    }
+    let mut chunks = match mode {
+        LogitsMode::All => vec![tokens],
+        LogitsMode::Chunk(0) => return Err(Error::Tokens("a chunk of 0 tokens".to_owned())),
+        LogitsMode::Chunk(chunk_len) => tokens.chunks(chunk_len).collect(),
+        LogitsMode::DecodeLast(count) => {
+            let (prefill, decoded) = tokens.split_at(tokens.len().saturating_sub(count));
+            [prefill].into_iter().chain(decoded.chunks(1)).collect()
+        }
+    };
+    chunks.retain(|chunk| !chunk.is_empty());
+    let max_rows = chunks.iter().map(|chunk| chunk.len()).max().unwrap_or(1);
+    let options = CpuOptions {
+        context_len: Some(len),
+        // Taken page by page as positions are written, so a generous bound costs nothing.
+        kv_bytes: 1 << 40,
+        max_rows: u32::try_from(max_rows).unwrap_or(u32::MAX),
+        max_sequences: 1,
+        ..CpuOptions::default()
+    };
+    let mut executor = CpuExecutor::new(checkpoint, &options)?;
+    let mut sequence = Sequence::new(executor.spec());
+    let mut all = Vec::with_capacity(tokens.len() * config.vocab_size as usize);
+    for chunk in chunks {
+        let batch = sequence.advance(chunk);
+        let rows: Vec<usize> = (0..chunk.len()).collect();
+        all.extend(executor.logits(&batch, &rows)?.flatten_all()?.to_vec1::<f32>()?);
+    }
+    Ok(all)
+}
+
+/// Writes logits as tensor `logits`, float32 `[tokens, vocab_size]`, to a safetensors file.
+pub fn write(file: &Path, logits: &[f32], vocab_size: usize) -> Result<()> {
+    let failed = |message: String| Error::File { file: file.to_owned(), message };
+    if vocab_size == 0 || !logits.len().is_multiple_of(vocab_size) {
+        return Err(failed(format!("{} logits are no rows of {vocab_size}", logits.len())));
+    }
+    let bytes: Vec<u8> = logits.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let shape = vec![logits.len() / vocab_size, vocab_size];
+    let view = TensorView::new(Dtype::F32, shape, &bytes).map_err(|e| failed(e.to_string()))?;
+    safetensors::serialize_to_file(HashMap::from([("logits", view)]), None, file)
+        .map_err(|e| failed(e.to_string()))
+}
+
+/// One sequence that holds its blocks as the engine would: window blocks go back once no row sees them.
+struct Sequence {
+    block_size: usize,
+    window: usize,
+    len: usize,
+    full_blocks: Vec<BlockId>,
+    window_blocks: VecDeque<BlockId>,
+    window_first_block: usize,
+    /// The block freed last is taken first, so tables are soon out of order.
+    free_full: Vec<BlockId>,
+    free_window: Vec<BlockId>,
+}
+
+impl Sequence {
+    fn new(spec: &ExecutorSpec) -> Self {
+        Self {
+            block_size: spec.block_size as usize,
+            window: spec.window as usize,
+            len: 0,
+            full_blocks: Vec::new(),
+            window_blocks: VecDeque::new(),
+            window_first_block: 0,
+            free_full: (0..spec.num_full_blocks).collect(),
+            free_window: (0..spec.num_window_blocks).collect(),
+        }
+    }
+
+    /// The batch that runs the next tokens.
+    fn advance(&mut self, tokens: &[u32]) -> Batch {
+        let oldest_seen = (self.len + 1).saturating_sub(self.window);
+        while self.window_first_block < oldest_seen / self.block_size {
+            self.free_window.extend(self.window_blocks.pop_front());
+            self.window_first_block += 1;
+        }
+        let positions = self.len..self.len + tokens.len();
+        let num_blocks = positions.end.div_ceil(self.block_size);
+        let take = "the executor was planned for all tokens at once";
+        while self.full_blocks.len() < num_blocks {
+            self.full_blocks.push(self.free_full.pop().expect(take));
+        }
+        while self.window_first_block + self.window_blocks.len() < num_blocks {
+            self.window_blocks.push_back(self.free_window.pop().expect(take));
+        }
+        self.len = positions.end;
+        Batch {
+            tokens: tokens.to_vec(),
+            positions: positions.map(|position| position as u32).collect(),
+            spans: vec![Span {
+                rows: 0..tokens.len(),
+                full_blocks: 0..self.full_blocks.len(),
+                window_blocks: 0..self.window_blocks.len(),
+                window_first_block: self.window_first_block as u32,
+            }],
+            full_blocks: self.full_blocks.clone(),
+            window_blocks: self.window_blocks.iter().copied().collect(),
+            samples: Vec::new(),
+        }
+    }
+}

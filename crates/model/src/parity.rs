@@ -1,0 +1,223 @@
+//! The forward pass against transformers, and against itself in other batches.
+//!
+//! `tests/golden/checkpoints/make.py` makes the checkpoints and their logits.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use harmonium_engine::{Batch, Executor, Logprobs, Sample, SamplingParams, Span};
+use safetensors::SafeTensors;
+
+use crate::logits::{LogitsMode, logits, write};
+use crate::{Checkpoint, CpuExecutor, CpuOptions};
+
+/// Bound of ‖ours − reference‖ / ‖reference‖. Both sides compute in float32 but add in other orders: that comes to
+/// 3e-6 here, past position 4,096 too. A window one position too wide costs 3e-2 or more.
+const TOLERANCE: f64 = 1e-4;
+
+fn directory(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/checkpoints").join(name)
+}
+
+/// Tokens, and the logits of the last of them.
+fn golden(name: &str) -> (Vec<u32>, Vec<f32>) {
+    let bytes = std::fs::read(directory(name).join("golden.safetensors")).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let words =
+        |name| -> Vec<[u8; 4]> { tensors.tensor(name).unwrap().data().as_chunks().0.to_vec() };
+    let tokens = words("tokens").into_iter().map(u32::from_le_bytes).collect();
+    (tokens, words("logits").into_iter().map(f32::from_le_bytes).collect())
+}
+
+fn check(name: &str, modes: &[LogitsMode]) {
+    let checkpoint = Checkpoint::open(&directory(name)).unwrap();
+    let (tokens, reference) = golden(name);
+    for mode in modes {
+        let ours = logits(&checkpoint, &tokens, *mode).unwrap();
+        assert_eq!(ours.len(), tokens.len() * checkpoint.config().vocab_size as usize);
+        let ours = &ours[ours.len() - reference.len()..];
+        let norm =
+            |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
+        let difference =
+            norm(&mut ours.iter().zip(&reference).map(|(a, b)| f64::from(*a) - f64::from(*b)));
+        let error = difference / norm(&mut reference.iter().map(|value| f64::from(*value)));
+        assert!(error <= TOLERANCE, "{name} {mode:?}: relative error {error:e}");
+    }
+}
+
+#[test]
+fn sharded_checkpoint_matches_transformers() {
+    check(
+        "sharded",
+        &[LogitsMode::All, LogitsMode::Chunk(7), LogitsMode::Chunk(1), LogitsMode::DecodeLast(25)],
+    );
+}
+
+#[test]
+fn wide_heads_four_experts_and_truncated_yarn_match_transformers() {
+    check("head64", &[LogitsMode::All, LogitsMode::Chunk(16), LogitsMode::DecodeLast(50)]);
+}
+
+#[test]
+fn a_window_of_128_matches_transformers() {
+    check("window128", &[LogitsMode::All, LogitsMode::Chunk(33), LogitsMode::DecodeLast(180)]);
+}
+
+#[test]
+fn positions_past_4096_match_transformers() {
+    check("long", &[LogitsMode::All, LogitsMode::Chunk(512), LogitsMode::DecodeLast(110)]);
+}
+
+#[test]
+fn both_layouts_give_the_same_bits() {
+    let (tokens, _) = golden("sharded");
+    let run = |name| {
+        let checkpoint = Checkpoint::open(&directory(name)).unwrap();
+        logits(&checkpoint, &tokens, LogitsMode::All).unwrap()
+    };
+    assert!(run("sharded") == run("original"));
+}
+
+#[test]
+fn modes_give_the_same_bits() {
+    let (tokens, _) = golden("sharded");
+    let checkpoint = Checkpoint::open(&directory("sharded")).unwrap();
+    let all = logits(&checkpoint, &tokens, LogitsMode::All).unwrap();
+    for mode in [LogitsMode::Chunk(3), LogitsMode::DecodeLast(39), LogitsMode::DecodeLast(1000)] {
+        assert!(logits(&checkpoint, &tokens, mode).unwrap() == all, "{mode:?}");
+    }
+}
+
+#[test]
+fn written_logits_read_back() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    write(file.path(), &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 2).unwrap();
+    let bytes = std::fs::read(file.path()).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let logits = tensors.tensor("logits").unwrap();
+    assert_eq!((logits.shape(), &logits.data()[20..]), (&[3, 2][..], &6f32.to_le_bytes()[..]));
+    assert!(write(file.path(), &[1.0; 3], 2).is_err());
+}
+
+#[test]
+fn tokens_that_cannot_be_run_are_errors() {
+    let checkpoint = Checkpoint::open(&directory("sharded")).unwrap();
+    let fails = |tokens: &[u32], mode| logits(&checkpoint, tokens, mode).is_err();
+    assert!(fails(&[], LogitsMode::All));
+    assert!(fails(&[256], LogitsMode::All));
+    assert!(fails(&[1], LogitsMode::Chunk(0)));
+    assert!(fails(&[1; 8193], LogitsMode::All));
+}
+
+const BLOCK_SIZE: u32 = 16;
+/// Blocks that each test sequence owns in both pools.
+const BLOCKS_EACH: u32 = 4;
+
+fn executor() -> CpuExecutor {
+    let checkpoint = Checkpoint::open(&directory("sharded")).unwrap();
+    let options = CpuOptions {
+        context_len: Some(64),
+        max_sequences: 8,
+        block_size: BLOCK_SIZE,
+        num_tokens: Some(250),
+        ..CpuOptions::default()
+    };
+    CpuExecutor::new(&checkpoint, &options).unwrap()
+}
+
+/// A sequence that runs its prompt in one chunk, then one token a step.
+struct Sequence {
+    tokens: Vec<u32>,
+    len_done: usize,
+    owner: u32,
+    /// What each choice reported; any difference in a logit shows here.
+    logprobs: Vec<Option<Logprobs>>,
+}
+
+/// One step over all sequences; appends each one's greedy token.
+fn step(executor: &mut CpuExecutor, sequences: &mut [&mut Sequence]) {
+    let mut batch = Batch::default();
+    for sequence in sequences.iter() {
+        let first_row = batch.tokens.len();
+        batch.tokens.extend(&sequence.tokens[sequence.len_done..]);
+        batch.positions.extend(sequence.len_done as u32..sequence.tokens.len() as u32);
+        let first_block = batch.full_blocks.len();
+        let blocks = (0..BLOCKS_EACH).map(|block| sequence.owner * BLOCKS_EACH + block);
+        batch.full_blocks.extend(blocks.clone());
+        batch.window_blocks.extend(blocks.rev());
+        let blocks = first_block..batch.full_blocks.len();
+        batch.spans.push(Span {
+            rows: first_row..batch.tokens.len(),
+            full_blocks: blocks.clone(),
+            window_blocks: blocks,
+            window_first_block: 0,
+        });
+        batch.samples.push(Sample {
+            row: batch.tokens.len() - 1,
+            params: Arc::new(SamplingParams { logprobs: Some(3), ..SamplingParams::greedy() }),
+            seed: 0,
+            counts: Vec::new(),
+        });
+    }
+    let sampled = executor.run(&batch).unwrap();
+    for (sequence, sampled) in sequences.iter_mut().zip(sampled) {
+        sequence.len_done = sequence.tokens.len();
+        sequence.tokens.push(sampled.token);
+        sequence.logprobs.push(sampled.logprobs);
+    }
+}
+
+fn sequence(owner: u32, len: usize) -> Sequence {
+    let tokens = (0..len as u32).map(|index| (index * 37 + owner * 11) % 250).collect();
+    Sequence { tokens, len_done: 0, owner, logprobs: Vec::new() }
+}
+
+#[test]
+fn greedy_answers_are_the_same_alone_and_in_a_mixed_batch() {
+    let mut alone = sequence(0, 20);
+    let mut executor_alone = executor();
+    for _ in 0..12 {
+        step(&mut executor_alone, &mut [&mut alone]);
+    }
+    let mut crowd: Vec<Sequence> =
+        [20, 3, 31, 1, 9, 17].into_iter().enumerate().map(|(i, n)| sequence(i as u32, n)).collect();
+    // Others join and leave on the way, before it and after it in the batch.
+    let mut shared = executor();
+    for index in 0..12 {
+        let (head, tail) = crowd.split_at_mut(1);
+        let mut batch: Vec<&mut Sequence> = tail[..index % 6].iter_mut().collect();
+        batch.insert(index % (batch.len() + 1), &mut head[0]);
+        step(&mut shared, &mut batch);
+    }
+    assert_eq!(crowd[0].tokens, alone.tokens);
+    assert_eq!(crowd[0].logprobs, alone.logprobs);
+}
+
+#[test]
+fn padding_of_the_vocabulary_is_never_chosen() {
+    let mut executor = executor();
+    let mut last = sequence(0, 5);
+    let params = SamplingParams { temperature: 50.0, ..SamplingParams::default() };
+    for seed in 0..100 {
+        let batch = Batch {
+            tokens: last.tokens[..1].to_vec(),
+            positions: vec![0],
+            spans: vec![Span {
+                rows: 0..1,
+                full_blocks: 0..1,
+                window_blocks: 0..1,
+                window_first_block: 0,
+            }],
+            full_blocks: vec![0],
+            window_blocks: vec![0],
+            samples: vec![Sample {
+                row: 0,
+                params: Arc::new(params.clone()),
+                seed,
+                counts: Vec::new(),
+            }],
+        };
+        last.tokens[0] = executor.run(&batch).unwrap()[0].token;
+        assert!(last.tokens[0] < 250);
+    }
+}
