@@ -21,6 +21,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use self::forward::Model;
 use crate::checkpoint::Checkpoint;
+use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::sampler;
 use crate::simd::Simd;
@@ -55,6 +56,14 @@ impl Default for CpuOptions {
             num_threads: None,
             num_tokens: None,
         }
+    }
+}
+
+impl CpuOptions {
+    /// The `kv_bytes` in which one sequence of full length fits beside the windows of all others. Most sequences
+    /// are far shorter than the context, so this is room for many. The other fields are taken as they are.
+    pub fn kv_bytes_for_one_context(&self, config: &Config) -> u64 {
+        memory::bytes_for_one_context(config, self)
     }
 }
 

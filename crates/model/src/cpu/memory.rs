@@ -15,24 +15,14 @@ const FULL_BLOCKS_PER_SPARE_WINDOW_BLOCK: u64 = 4;
 pub(super) fn plan(config: &Config, options: &CpuOptions) -> Result<ExecutorSpec> {
     check(config, options)?;
     let block_size = u64::from(options.block_size);
-    let [full_bytes, window_bytes] = [LayerKind::Full, LayerKind::Window].map(|kind| {
-        let num_layers = config.layers.iter().filter(|layer| **layer == kind).count() as u64;
-        // A key and a value, float32. A group without layers still counts blocks, so they cost one byte.
-        (num_layers * block_size * config.kv_size() as u64 * 2 * 4).max(1)
-    });
-    // A sequence with n rows sees `window - 1 + n` positions, which touch one block more than they fill.
-    let window_blocks = |sequences: u64, rows: u64| {
-        let (window, rows) = (u64::from(config.window), rows.max(sequences));
-        sequences * ((window - 1) / block_size + 2) + rows.div_ceil(block_size)
-    };
-    let max_rows = u64::from(options.max_rows);
-    let least = window_blocks(1, max_rows);
-    let working_set = window_blocks(u64::from(options.max_sequences), max_rows);
+    let [full_bytes, window_bytes] = group_bytes(config, options);
+    let least = window_blocks(config, options, 1);
+    let working_set = window_blocks(config, options, options.max_sequences);
     let half = options.kv_bytes / 2 / window_bytes;
     let num_window_blocks = working_set.min(half).max(least);
 
     let rest = options.kv_bytes.saturating_sub(num_window_blocks * window_bytes);
-    let full_and_spare = full_bytes + window_bytes / FULL_BLOCKS_PER_SPARE_WINDOW_BLOCK;
+    let full_and_spare = with_spare([full_bytes, window_bytes]);
     let wanted_len = options.context_len.unwrap_or(config.context_len);
     let all_sequences =
         u64::from(wanted_len).div_ceil(block_size) * u64::from(options.max_sequences);
@@ -62,6 +52,38 @@ pub(super) fn plan(config: &Config, options: &CpuOptions) -> Result<ExecutorSpec
         max_rows: options.max_rows,
         max_sequences: options.max_sequences,
     })
+}
+
+/// The least memory in which one sequence of `context_len` fits beside the windows of all others.
+pub(super) fn bytes_for_one_context(config: &Config, options: &CpuOptions) -> u64 {
+    let group_bytes = group_bytes(config, options);
+    let context_len = options.context_len.unwrap_or(config.context_len);
+    let num_full_blocks = u64::from(context_len).div_ceil(options.block_size.max(1).into());
+    let num_window_blocks = window_blocks(config, options, options.max_sequences);
+    num_full_blocks * with_spare(group_bytes) + num_window_blocks * group_bytes[1]
+}
+
+/// Bytes of one block in the full and in the window group: a key and a value, float32. A group without layers
+/// still counts blocks, so they cost one byte.
+fn group_bytes(config: &Config, options: &CpuOptions) -> [u64; 2] {
+    [LayerKind::Full, LayerKind::Window].map(|kind| {
+        let num_layers = config.layers.iter().filter(|layer| **layer == kind).count() as u64;
+        (num_layers * u64::from(options.block_size) * config.kv_size() as u64 * 2 * 4).max(1)
+    })
+}
+
+/// Window blocks that so many sequences need at once. One with n rows in a step sees `window - 1 + n` positions,
+/// which touch one block more than they fill.
+fn window_blocks(config: &Config, options: &CpuOptions, num_sequences: u32) -> u64 {
+    let block_size = u64::from(options.block_size.max(1));
+    let (window, sequences) = (u64::from(config.window), u64::from(num_sequences));
+    let rows = u64::from(options.max_rows).max(sequences);
+    sequences * ((window - 1) / block_size + 2) + rows.div_ceil(block_size)
+}
+
+/// Bytes of one full block and its share of a spare window block.
+fn with_spare([full_bytes, window_bytes]: [u64; 2]) -> u64 {
+    full_bytes + window_bytes / FULL_BLOCKS_PER_SPARE_WINDOW_BLOCK
 }
 
 /// Options that no amount of memory can meet.
@@ -119,6 +141,21 @@ mod tests {
             message.contains("kv_bytes: 1073741824") && message.contains("131072"),
             "{message}"
         );
+    }
+
+    #[test]
+    fn memory_for_one_context_holds_just_that() {
+        for (context_len, max_sequences) in [(131_072, 64), (4096, 64), (160, 2)] {
+            let mut options = CpuOptions {
+                context_len: Some(context_len),
+                max_sequences,
+                ..CpuOptions::default()
+            };
+            options.kv_bytes = bytes_for_one_context(&config(), &options);
+            assert_eq!(plan(&config(), &options).unwrap().context_len, context_len);
+            let slack = options.kv_bytes - bytes(&plan(&config(), &options).unwrap());
+            assert!(slack < options.kv_bytes / 50, "{slack} of {}", options.kv_bytes);
+        }
     }
 
     #[test]

@@ -1,0 +1,116 @@
+//! The command line: one variant a subcommand. Flags that set settings come from their declarations.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::settings::SettingsArgs;
+
+/// Serves GPT-OSS from one machine behind an OpenAI-compatible API.
+#[derive(Debug, Parser)]
+#[command(name = "harmonium", version, propagate_version = true)]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Serve a model over HTTP.
+    Serve(SettingsArgs),
+    /// Talk to a model in the terminal.
+    Chat(ChatArgs),
+    /// Write the logits of a token sequence to a file.
+    Logits(LogitsArgs),
+    /// Check machine, device, model, disk and configuration.
+    Doctor(SettingsArgs),
+    /// Show the settings in force and where each came from.
+    Config(ConfigArgs),
+}
+
+/// Arguments of `harmonium chat`.
+#[derive(Debug, Args)]
+pub(crate) struct ChatArgs {
+    /// Talk to this server, such as http://127.0.0.1:8000, instead of starting one.
+    #[arg(long, value_name = "URL")]
+    pub(crate) url: Option<String>,
+    /// How much the model reasons before it answers.
+    #[arg(long, value_name = "LEVEL", value_enum, default_value_t = EffortArg::Medium)]
+    pub(crate) effort: EffortArg,
+    /// Print the reasoning when the output is not a terminal, too.
+    #[arg(long)]
+    pub(crate) show_reasoning: bool,
+    /// Settings of the server that is started.
+    #[command(flatten)]
+    pub(crate) settings: SettingsArgs,
+}
+
+/// Reasoning effort as it is typed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum EffortArg {
+    /// Little.
+    Low,
+    /// The default.
+    Medium,
+    /// Much.
+    High,
+}
+
+/// Arguments of `harmonium logits`.
+#[derive(Debug, Args)]
+pub(crate) struct LogitsArgs {
+    /// Directory with weights, a name in the Hugging Face cache, or "nano".
+    #[arg(long, value_name = "NAME|DIR")]
+    pub(crate) model: String,
+    /// Token ids, separated by commas.
+    #[arg(
+        long,
+        value_name = "IDS",
+        value_delimiter = ',',
+        required_unless_present = "tokens_file"
+    )]
+    pub(crate) tokens: Vec<u32>,
+    /// A JSON file with a list of token ids.
+    #[arg(long, value_name = "FILE", conflicts_with = "tokens")]
+    pub(crate) tokens_file: Option<PathBuf>,
+    /// Where to write tensor `logits`, float32 [tokens, vocabulary], in safetensors format.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+    /// Prefill in chunks of this many tokens instead of all at once.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) chunk: Option<u32>,
+    /// Decode this many of the last tokens one by one through the key-value cache.
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) decode_last: Option<u32>,
+}
+
+/// Arguments of `harmonium config`.
+#[derive(Debug, Args)]
+pub(crate) struct ConfigArgs {
+    /// Print an annotated configuration file with all defaults instead.
+    #[arg(long)]
+    pub(crate) annotated: bool,
+    /// The layers to look at.
+    #[command(flatten)]
+    pub(crate) settings: SettingsArgs,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn settings_flags_are_checked_when_parsed() {
+        assert!(Cli::try_parse_from(["harmonium", "serve", "--port", "0"]).is_ok());
+        let error = Cli::try_parse_from(["harmonium", "serve", "--port", "x"]).unwrap_err();
+        assert!(error.to_string().contains("a whole number from 0 to 65535"), "{error}");
+    }
+}

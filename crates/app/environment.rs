@@ -1,0 +1,93 @@
+//! The process's environment, read once at the start and handed on as a value.
+//!
+//! Nothing else in the workspace looks at environment variables, so every effect one can have is found by
+//! searching for `Environment`, and tests pass their own.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// Variables by name. Those that are not Unicode are left out: no setting of ours can have such a value.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Environment(BTreeMap<String, String>);
+
+impl Environment {
+    /// A copy of what the process was started with.
+    pub(crate) fn of_process() -> Self {
+        Self(
+            std::env::vars_os()
+                .filter_map(|(name, value)| {
+                    Some((name.into_string().ok()?, value.into_string().ok()?))
+                })
+                .collect(),
+        )
+    }
+
+    /// A variable's value; an empty one counts as absent, as is usual for `NO_COLOR`, `HF_HOME` and their like.
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    /// All variables whose name starts with `prefix`, in order of name.
+    pub(crate) fn with_prefix<'a>(
+        &'a self,
+        prefix: &'a str,
+    ) -> impl Iterator<Item = (&'a str, &'a str)> {
+        self.0
+            .iter()
+            .filter(move |(name, value)| name.starts_with(prefix) && !value.is_empty())
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    /// Where the user's own configuration may lie: `$XDG_CONFIG_HOME/harmonium/harmonium.toml`, or under
+    /// `~/.config`.
+    pub(crate) fn user_config_file(&self) -> Option<PathBuf> {
+        let base = match self.get("XDG_CONFIG_HOME") {
+            Some(dir) => PathBuf::from(dir),
+            None => PathBuf::from(self.get("HOME")?).join(".config"),
+        };
+        Some(base.join("harmonium").join("harmonium.toml"))
+    }
+
+    /// The Hugging Face cache, found as its own tools find it: `HF_HUB_CACHE`, `$HF_HOME/hub`,
+    /// `~/.cache/huggingface/hub`.
+    pub(crate) fn hf_cache(&self) -> Option<PathBuf> {
+        if let Some(dir) = self.get("HF_HUB_CACHE") {
+            return Some(PathBuf::from(dir));
+        }
+        if let Some(dir) = self.get("HF_HOME") {
+            return Some(PathBuf::from(dir).join("hub"));
+        }
+        Some(PathBuf::from(self.get("HOME")?).join(".cache/huggingface/hub"))
+    }
+}
+
+#[cfg(test)]
+impl<const N: usize> From<[(&str, &str); N]> for Environment {
+    fn from(pairs: [(&str, &str); N]) -> Self {
+        Self(pairs.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hf_cache_prefers_the_most_specific_variable() {
+        let all = [("HF_HUB_CACHE", "/a"), ("HF_HOME", "/b"), ("HOME", "/c")];
+        assert_eq!(Environment::from(all).hf_cache(), Some("/a".into()));
+        assert_eq!(Environment::from([all[1], all[2]]).hf_cache(), Some("/b/hub".into()));
+        assert_eq!(
+            Environment::from([all[2]]).hf_cache(),
+            Some("/c/.cache/huggingface/hub".into())
+        );
+        assert_eq!(Environment::default().hf_cache(), None);
+    }
+
+    #[test]
+    fn empty_variable_counts_as_absent() {
+        let environment = Environment::from([("NO_COLOR", "")]);
+        assert_eq!(environment.get("NO_COLOR"), None);
+        assert_eq!(environment.with_prefix("NO").count(), 0);
+    }
+}

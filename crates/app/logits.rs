@@ -1,0 +1,63 @@
+//! `harmonium logits`: the raw logits of a token sequence, for comparison with other implementations.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use harmonium_model::Checkpoint;
+use harmonium_model::logits::{LogitsMode, logits, write};
+
+use crate::cli::LogitsArgs;
+use crate::environment::Environment;
+use crate::{progress, stack};
+
+/// Computes the logits and writes them as tensor `logits`.
+pub(crate) fn run(args: &LogitsArgs, environment: &Environment) -> Result<ExitCode> {
+    let tokens = match &args.tokens_file {
+        Some(path) => read_tokens(path)?,
+        None => args.tokens.clone(),
+    };
+    let mode = mode(args, tokens.len())?;
+    let source = harmonium_model::find(&args.model, environment.hf_cache().as_deref())?;
+    let out = args.out.clone();
+    let num_tokens = tokens.len();
+
+    let what = format!("running {num_tokens} tokens");
+    let work = move || -> Result<u32> {
+        let checkpoint = Checkpoint::from_source(&source)?;
+        let vocab_size = checkpoint.config().vocab_size;
+        let values = logits(&checkpoint, &tokens, mode)?;
+        write(&out, &values, vocab_size.try_into()?)?;
+        Ok(vocab_size)
+    };
+    let vocab_size = stack::block_on(async {
+        let running = tokio::task::spawn_blocking(work);
+        progress::during(&what, running).await.context("the forward pass panicked")?
+    })?;
+    let path = args.out.display();
+    writeln!(io::stdout(), "wrote logits [{num_tokens}, {vocab_size}] to {path}")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn mode(args: &LogitsArgs, num_tokens: usize) -> Result<LogitsMode> {
+    match (args.chunk, args.decode_last) {
+        (Some(_), Some(_)) => bail!("--chunk and --decode-last cannot be combined"),
+        (Some(len), None) => Ok(LogitsMode::Chunk(len.try_into()?)),
+        (None, Some(count)) => {
+            let count = count.try_into()?;
+            if count > num_tokens {
+                bail!("--decode-last {count}: there are only {num_tokens} tokens");
+            }
+            Ok(LogitsMode::DecodeLast(count))
+        }
+        (None, None) => Ok(LogitsMode::All),
+    }
+}
+
+fn read_tokens(path: &Path) -> Result<Vec<u32>> {
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    serde_json::from_str(&text)
+        .with_context(|| format!("{} is not a JSON list of token ids", path.display()))
+}

@@ -1,0 +1,82 @@
+//! Every setting of the server, declared once: name, type, default, documentation, flag.
+//!
+//! From the declarations below come the typed [`Settings`], the keys of the configuration file, the names of
+//! the environment variables (`server.port` is `HARMONIUM_SERVER_PORT`), the flags of the command line, the
+//! annotated file `configs/harmonium.toml` and the table that `harmonium config` prints. Values come from the
+//! defaults, then the file, then the environment, then flags; the last one given is in force (see [`layers`]).
+//! What a value means is not known here: modules that use a setting translate it.
+
+mod annotated;
+mod declare;
+mod file;
+mod flags;
+mod layers;
+mod value;
+
+use std::path::PathBuf;
+
+pub(crate) use annotated::annotated;
+pub(crate) use declare::{Section, Setting};
+pub(crate) use flags::SettingsArgs;
+pub(crate) use layers::{Origin, Resolved};
+pub(crate) use value::{Auto, Device, LogFormat, OrNone, Positive};
+
+declare::settings! {
+    /// Where and how requests come in.
+    server: ServerSettings {
+        /// Address to listen on. 127.0.0.1 is this machine alone; 0.0.0.0 is every network it is in.
+        host: String = "127.0.0.1".to_owned(), flag "host" "ADDRESS";
+        /// Port to listen on; 0 takes a free one and prints it.
+        port: u16 = 8000, flag "port" "PORT";
+        /// Origins that a browser may call from, such as "http://localhost:3000"; "*" allows all.
+        cors_origins: Vec<String> = Vec::new();
+        /// File with the keys that clients must send as "Authorization: Bearer KEY": one a line, lines that start
+        /// with # are ignored. none lets everyone in.
+        api_key_file: OrNone<PathBuf> = OrNone::None, flag "api-key-file" "FILE";
+        /// Largest accepted request body, in MiB.
+        max_body_mib: Positive = Positive::of(32);
+        /// How long running answers may go on after the first SIGTERM or Ctrl-C, in seconds. A second one
+        /// ends them at once.
+        drain_timeout_s: u32 = 30;
+        /// Silence after which a waiting stream gets a comment, in seconds, so that proxies keep it open.
+        keep_alive_s: Positive = Positive::of(10);
+        /// Most tokens of an answer whose request names no limit.
+        default_max_tokens: Positive = Positive::of(32_768);
+        /// Send reasoning as `reasoning_content` as well as `reasoning`: clients read one or the other.
+        reasoning_content: bool = true;
+        /// What is logged: off, error, warn, info, debug or trace, or a filter such as "info,harmonium_engine=debug".
+        log: String = "info".to_owned(), flag "log" "FILTER", env "HARMONIUM_LOG";
+        /// How log lines on stderr look: text or json.
+        log_format: LogFormat = LogFormat::Text;
+    }
+
+    /// How requests share the model.
+    engine: EngineSettings {
+        /// Most requests that may wait for their first step; one more is answered with status 429.
+        max_waiting: Positive = Positive::of(256);
+        /// Most sequences that generate in one step.
+        max_sequences: Positive = Positive::of(64);
+        /// Most tokens in one step, prompt chunks and generated tokens together.
+        max_rows: Positive = Positive::of(512);
+        /// Memory of the key-value cache, shared by all sequences, in MiB: auto is what one sequence of full
+        /// length needs, at most a quarter of the free memory.
+        kv_cache_mib: Auto<Positive> = Auto::Auto;
+        /// Keep the keys and values of finished prompts, so that a later one starting the same way is faster.
+        prefix_cache: bool = true;
+    }
+
+    /// Which model answers, and on what.
+    model: ModelSettings {
+        /// "nano" (inside this program), a directory with weights, or a name in the Hugging Face cache such as
+        /// gpt-oss-20b or OWNER/NAME.
+        name: String = "nano".to_owned(), flag "model" "NAME|DIR";
+        /// What the model runs on: auto, cpu or cuda.
+        device: Device = Device::Auto, flag "device" "auto|cpu|cuda";
+        /// Longest prompt and answer together, in tokens; auto is the model's own limit.
+        context_len: Auto<Positive> = Auto::Auto, flag "context" "TOKENS";
+        /// Threads of the arithmetic; auto is one for each core.
+        num_threads: Auto<Positive> = Auto::Auto, flag "threads" "N";
+        /// Directory of the Hugging Face cache; auto is HF_HUB_CACHE, HF_HOME/hub or ~/.cache/huggingface/hub.
+        hf_cache: Auto<PathBuf> = Auto::Auto;
+    }
+}

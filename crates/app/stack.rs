@@ -1,0 +1,251 @@
+//! The wiring: a model in an engine in a server, the same for every subcommand that needs one.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use harmonium_engine::{EngineConfig, SamplingParams};
+use harmonium_harmony::Tokenizer;
+use harmonium_model::{Checkpoint, Config, CpuExecutor, CpuOptions, Generation, Source};
+use harmonium_server::{LocalModel, Server, ServerConfig};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::environment::Environment;
+use crate::settings::{Device, OrNone, Settings};
+use crate::{machine, progress};
+
+/// A server that answers, and what it answers with.
+pub(crate) struct Stack {
+    address: SocketAddr,
+    model: LocalModel,
+    shutdown: CancellationToken,
+    serving: JoinHandle<std::io::Result<()>>,
+}
+
+impl Stack {
+    /// Serves on `listener` at once, loads the model and returns when it is ready. Cancelling `shutdown` ends
+    /// the server in good order.
+    pub(crate) async fn start(
+        settings: &Settings,
+        environment: &Environment,
+        listener: TcpListener,
+        shutdown: CancellationToken,
+    ) -> Result<Self> {
+        check_device(settings.model.device)?;
+        let address = listener.local_addr().context("the listener has no address")?;
+        let server = Server::new(server_config(settings)?)?;
+        let serving = {
+            let (server, shutdown) = (server.clone(), shutdown.clone());
+            tokio::spawn(async move { server.serve(listener, shutdown.cancelled_owned()).await })
+        };
+        let what = format!("loading {}", settings.model.name);
+        let loading = {
+            let (settings, environment) = (settings.clone(), environment.clone());
+            tokio::task::spawn_blocking(move || load(&settings, &environment))
+        };
+        let model = progress::during(&what, loading).await.context("loading panicked")??;
+        server.set_ready(model.clone());
+        Ok(Self { address, model, shutdown, serving })
+    }
+
+    /// Where it listens.
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// What it answers with.
+    pub(crate) fn model(&self) -> &LocalModel {
+        &self.model
+    }
+
+    /// What the model runs on, for people.
+    pub(crate) fn device(&self) -> &'static str {
+        "cpu"
+    }
+
+    /// Waits until the server has ended.
+    pub(crate) async fn wait(self) -> Result<()> {
+        let result = self.serving.await.context("the server panicked")?;
+        self.model.engine.stop();
+        result.context("the server failed")
+    }
+
+    /// Ends the server in good order.
+    pub(crate) async fn end(self) -> Result<()> {
+        self.shutdown.cancel();
+        self.wait().await
+    }
+}
+
+/// Runs a subcommand's future to its end.
+pub(crate) fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let result = runtime.block_on(future);
+    // A thread that reads stdin or loads a model must not hold up the end.
+    runtime.shutdown_background();
+    result
+}
+
+/// Refuses a device that this build cannot use.
+pub(crate) fn check_device(device: Device) -> Result<()> {
+    match device {
+        Device::Auto | Device::Cpu => Ok(()),
+        Device::Cuda => bail!(
+            "model.device = \"cuda\": this build has no CUDA executor; use cpu or auto, which work on every machine"
+        ),
+    }
+}
+
+/// Where the configured model lies.
+pub(crate) fn find(settings: &Settings, environment: &Environment) -> Result<Source> {
+    let cache = settings.model.hf_cache.as_ref().cloned().or_else(|| environment.hf_cache());
+    Ok(harmonium_model::find(&settings.model.name, cache.as_deref())?)
+}
+
+/// Loads the configured model and starts its engine. Blocks while it reads.
+fn load(settings: &Settings, environment: &Environment) -> Result<LocalModel> {
+    let checkpoint = Checkpoint::from_source(&find(settings, environment)?)?;
+    let tokenizer = Tokenizer::from_bytes(checkpoint.tokenizer_json()?)
+        .context("cannot read the model's tokenizer")?;
+    let options = cpu_options(settings, checkpoint.config(), &tokenizer)?;
+    let executor = CpuExecutor::new(&checkpoint, &options)?;
+    let config = EngineConfig {
+        max_waiting: settings.engine.max_waiting.get().try_into()?,
+        prefix_cache: settings.engine.prefix_cache,
+    };
+    let (name, aliases) = names(&settings.model.name);
+    let generation = checkpoint.generation();
+    Ok(LocalModel {
+        name,
+        aliases,
+        tokenizer,
+        engine: harmonium_engine::start(Box::new(executor), config),
+        defaults: sampling_defaults(generation),
+        stop_tokens: generation.eos_token_ids.clone(),
+    })
+}
+
+fn cpu_options(settings: &Settings, config: &Config, tokenizer: &Tokenizer) -> Result<CpuOptions> {
+    const MIB: u64 = 1 << 20;
+    let num_threads = settings.model.num_threads.as_ref().map(|n| n.get().try_into());
+    let mut options = CpuOptions {
+        context_len: settings.model.context_len.as_ref().map(|len| len.get()),
+        max_rows: settings.engine.max_rows.get(),
+        max_sequences: settings.engine.max_sequences.get(),
+        num_threads: num_threads.transpose()?,
+        num_tokens: Some(tokenizer.vocab_size().try_into()?),
+        ..CpuOptions::default()
+    };
+    options.kv_bytes = match settings.engine.kv_cache_mib.as_ref() {
+        Some(mib) => u64::from(mib.get()) * MIB,
+        None => {
+            let quarter = machine::memory().map_or(u64::MAX, |memory| memory.available / 4);
+            options.kv_bytes_for_one_context(config).min(quarter)
+        }
+    };
+    Ok(options)
+}
+
+/// The id of a model by the name it was asked for, and its other ids.
+fn names(asked: &str) -> (String, Vec<String>) {
+    let id = Path::new(asked)
+        .file_name()
+        .map_or_else(|| asked.to_owned(), |name| name.to_string_lossy().into_owned());
+    let mut aliases = Vec::new();
+    if asked != id {
+        aliases.push(asked.to_owned());
+    }
+    let published = format!("openai/{id}");
+    if id.starts_with("gpt-oss-") && published != asked {
+        aliases.push(published);
+    }
+    (id, aliases)
+}
+
+/// Sampling where a request says nothing: what the checkpoint recommends.
+fn sampling_defaults(generation: &Generation) -> SamplingParams {
+    if !generation.do_sample {
+        return SamplingParams::greedy();
+    }
+    SamplingParams {
+        temperature: generation.temperature,
+        top_p: generation.top_p,
+        top_k: generation.top_k,
+        ..SamplingParams::default()
+    }
+}
+
+fn server_config(settings: &Settings) -> Result<ServerConfig> {
+    let server = &settings.server;
+    let seconds = |count: u32| Duration::from_secs(count.into());
+    let api_keys = match &server.api_key_file {
+        OrNone::Set(path) => read_keys(path)?,
+        OrNone::None => Vec::new(),
+    };
+    Ok(ServerConfig {
+        api_keys,
+        cors_origins: server.cors_origins.clone(),
+        max_body_bytes: usize::try_from(u64::from(server.max_body_mib.get()) << 20)?,
+        keep_alive_interval: seconds(server.keep_alive_s.get()),
+        drain_timeout: seconds(server.drain_timeout_s),
+        reasoning_content: server.reasoning_content,
+        default_max_tokens: server.default_max_tokens.get(),
+        ..ServerConfig::default()
+    })
+}
+
+/// The keys of a file: one a line, without comments and empty lines. A file without a key would lock everybody
+/// out or let everybody in, so it is an error.
+fn read_keys(path: &Path) -> Result<Vec<String>> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("server.api_key_file: cannot read {}", path.display()))?;
+    let keys: Vec<String> = text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .map(str::to_owned)
+        .collect();
+    if keys.is_empty() {
+        bail!("server.api_key_file: {} has no key", path.display());
+    }
+    Ok(keys)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn model_ids_are_short_and_the_asked_name_still_works() {
+        let check = |asked: &str, id: &str, aliases: &[&str]| {
+            let aliases: Vec<String> = aliases.iter().map(|&alias| alias.into()).collect();
+            assert_eq!(names(asked), (id.to_owned(), aliases));
+        };
+        check("nano", "nano", &[]);
+        check("gpt-oss-20b", "gpt-oss-20b", &["openai/gpt-oss-20b"]);
+        check("openai/gpt-oss-20b", "gpt-oss-20b", &["openai/gpt-oss-20b"]);
+        check("/models/mine/", "mine", &["/models/mine/"]);
+    }
+
+    #[test]
+    fn key_file_must_have_a_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("keys");
+        std::fs::write(&path, "# mine\n\n  abc \nx#y\n").unwrap();
+        assert_eq!(read_keys(&path).unwrap(), ["abc", "x#y"]);
+        std::fs::write(&path, "# none yet\n").unwrap();
+        assert!(read_keys(&path).unwrap_err().to_string().ends_with("has no key"));
+    }
+
+    #[test]
+    fn cuda_is_refused_with_what_works_instead() {
+        assert!(check_device(Device::Auto).is_ok());
+        assert!(check_device(Device::Cuda).unwrap_err().to_string().contains("use cpu or auto"));
+    }
+}

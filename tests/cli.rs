@@ -1,0 +1,136 @@
+//! The subcommands as a person meets them.
+
+use std::io::Write;
+use std::net::TcpListener;
+use std::process::Stdio;
+
+use crate::support::{Server, empty_dir, harmonium, run, stderr, stdout, wait};
+
+#[test]
+fn serve_says_what_it_serves_and_where() {
+    let server = Server::start(&[]);
+    assert!(server.banner[0].starts_with("model nano on cpu"), "{:?}", server.banner);
+    assert!(!server.url("").ends_with(":0"), "{:?}", server.banner);
+}
+
+#[test]
+fn taken_port_is_one_clear_line() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
+    let output = run(&empty_dir(), &["serve", "--port", &port]);
+    assert_eq!(output.status.code(), Some(1));
+    let expected = format!("harmonium: cannot listen on 127.0.0.1:{port}: ");
+    assert!(stderr(&output).starts_with(&expected), "{}", stderr(&output));
+    assert_eq!(stderr(&output).lines().count(), 1);
+}
+
+#[test]
+fn cuda_is_refused_and_cpu_is_offered() {
+    let output = run(&empty_dir(), &["serve", "--port", "0", "--device", "cuda"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("no CUDA executor"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("use cpu or auto"), "{}", stderr(&output));
+}
+
+#[test]
+fn unknown_model_is_one_clear_line() {
+    let output = run(&empty_dir(), &["serve", "--port", "0", "--model", "owner/no-such-model"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("owner/no-such-model"), "{}", stderr(&output));
+}
+
+#[test]
+fn doctor_reports_every_topic_and_decides_the_exit_code() {
+    let dir = empty_dir();
+    let output = run(&dir, &["doctor", "--port", "0"]);
+    assert!(output.status.success(), "{}", stdout(&output));
+    for topic in ["machine", "configuration", "device", "model", "disk", "port"] {
+        assert!(stdout(&output).contains(topic), "{topic} is missing in\n{}", stdout(&output));
+    }
+    let output = run(&dir, &["doctor", "--port", "0", "--model", "./nowhere"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stdout(&output).contains("FAIL  model"), "{}", stdout(&output));
+}
+
+#[test]
+fn logits_of_all_modes_have_the_right_shape_and_agree() {
+    let dir = empty_dir();
+    let tokens = "1,2,3,4,5,6,7,8,9,10";
+    let mut all = Vec::new();
+    for (name, mode) in
+        [("all", &[][..]), ("chunk", &["--chunk", "3"]), ("decode", &["--decode-last", "4"])]
+    {
+        let out = format!("{name}.safetensors");
+        let fixed = ["logits", "--model", "nano", "--tokens", tokens, "--out", &out];
+        let output = run(&dir, &[&fixed, mode].concat());
+        assert!(output.status.success(), "{}", stderr(&output));
+        all.push(read_logits(&std::fs::read(dir.path().join(&out)).unwrap(), 10));
+    }
+    for other in &all[1..] {
+        let difference: f64 =
+            all[0].iter().zip(other).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>().sqrt();
+        let norm = all[0].iter().map(|a| f64::from(*a).powi(2)).sum::<f64>().sqrt();
+        assert!(difference <= 1e-5 * norm, "{difference} of {norm}");
+    }
+}
+
+/// The values of tensor `logits`, after checking type and shape in the safetensors header.
+fn read_logits(file: &[u8], num_tokens: u64) -> Vec<f32> {
+    let (len, rest) = file.split_at(8);
+    let header_len = usize::try_from(u64::from_le_bytes(len.try_into().unwrap())).unwrap();
+    let (header, data) = rest.split_at(header_len);
+    let header: serde_json::Value = serde_json::from_slice(header).unwrap();
+    assert_eq!(header["logits"]["dtype"], "F32");
+    assert_eq!(header["logits"]["shape"][0], num_tokens);
+    let vocab_size = header["logits"]["shape"][1].as_u64().unwrap();
+    let values: Vec<f32> =
+        data.chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect();
+    assert_eq!(values.len() as u64, num_tokens * vocab_size);
+    assert!(values.iter().all(|value| value.is_finite()));
+    values
+}
+
+#[test]
+fn logits_refuse_tokens_outside_the_vocabulary() {
+    let dir = empty_dir();
+    let args = ["logits", "--model", "nano", "--tokens", "1,99999999", "--out", "x.safetensors"];
+    let output = run(&dir, &args);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("99999999"), "{}", stderr(&output));
+}
+
+#[test]
+fn piped_chat_prints_just_the_answers() {
+    let dir = empty_dir();
+    let mut child = harmonium(&dir, &["chat"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(b"What is the capital of France?\n/effort low\nWhat is 2+2?\n").unwrap();
+    drop(stdin);
+    wait(&mut child);
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let lines: Vec<&str> = stdout(&output).lines().collect();
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(lines[0].contains("Paris"), "{lines:?}");
+    assert!(lines[1].contains('4'), "{lines:?}");
+    assert_eq!(stderr(&output), "");
+}
+
+#[test]
+fn closed_stdout_is_not_a_panic() {
+    let dir = empty_dir();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = harmonium(&dir, &["config", "--annotated"])
+        .stdout(writer)
+        .stderr(Stdio::piped())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(stderr(&output), "");
+}

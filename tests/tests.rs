@@ -1,0 +1,16 @@
+//! The real binary with the embedded model, driven as people and programs drive it.
+//!
+//! Each test starts its own server on a free port of the loopback interface, in an empty directory and without
+//! any setting from outside; see [`support`].
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
+
+mod cancel;
+mod chat;
+mod cli;
+mod config;
+mod overload;
+mod shutdown;
+mod stream;
+mod support;
+mod tidy;
