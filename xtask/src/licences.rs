@@ -36,6 +36,7 @@ const DUPLICATES: &[(&str, &str)] = &[
     ("fancy-regex", "tokenizers has 0.17, candle-transformers and tiktoken-rs (tests) 0.19"),
     ("getrandom", "rand 0.9 and tokenizers have 0.3, tempfile and uuid 0.4"),
     ("hashbrown", "safetensors has 0.16, indexmap 0.17"),
+    ("itertools", "criterion (benches) has 0.13, tokenizers 0.14"),
     ("rand", "candle has 0.9, proptest (tests) 0.10"),
     ("rand_core", "comes with rand"),
     ("syn", "procedural macros are on their way from 2 to 3"),
