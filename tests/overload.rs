@@ -42,7 +42,8 @@ async fn full_queue_answers_429_and_the_others_finish() {
             (status, _, body) => panic!("status {status}: {body}"),
         }
     }
-    assert!(answered >= 3, "{answered} answered, {refused} refused");
+    // Both waiting places are filled at least; all others may arrive before the first of the two runs.
+    assert!(answered >= 2, "{answered} answered, {refused} refused");
     assert!(refused >= 1, "{answered} answered, {refused} refused");
     server.wait_until_idle().await;
 }
