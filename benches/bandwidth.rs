@@ -18,7 +18,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput};
-use harmonium_model::product::{Bf16Matrix, Mxfp4Matrix, Paired, Simd, Weight, product};
+use harmonium_model::product::{Arranged, Bf16Matrix, Mxfp4Matrix, Simd, Weight, product};
 
 /// Attention output projection of gpt-oss-20b, in all its layers.
 const DENSE: (usize, usize, usize) = (24, 2880, 4096);
@@ -57,20 +57,37 @@ fn measure(
     results.borrow_mut().push((name, num_bytes, best));
 }
 
-/// Sums a buffer with as many threads as the products use.
+/// Streams that one thread reads side by side in a plain read, as many as the products do.
+const STREAMS: usize = 4;
+
+/// Sums a buffer with as many threads as the products use, and as many streams a thread: one stream alone does not
+/// keep enough reads under way to fill the memory's bandwidth.
 fn read(words: &[u64]) -> u64 {
     let num_threads = thread::available_parallelism().map_or(1, NonZero::get);
     thread::scope(|scope| {
-        let sum = |part: &[u64]| part.iter().fold(0_u64, |sum, word| sum.wrapping_add(*word));
         let threads: Vec<_> = words
             .chunks(words.len().div_ceil(num_threads))
-            .map(|part| scope.spawn(move || sum(part)))
+            .map(|part| scope.spawn(move || read_streams(part)))
             .collect();
         threads
             .into_iter()
             .map(|thread| thread.join().expect("summing does not panic"))
             .fold(0_u64, u64::wrapping_add)
     })
+}
+
+fn read_streams(words: &[u64]) -> u64 {
+    let (lines, _) = words.as_chunks::<8>();
+    let len = lines.len() / STREAMS;
+    let streams: [&[[u64; 8]]; STREAMS] =
+        std::array::from_fn(|stream| &lines[stream * len..][..len]);
+    let mut sums = [[0_u64; 8]; STREAMS];
+    for index in 0..len {
+        for (sum, stream) in sums.iter_mut().zip(streams) {
+            *sum = std::array::from_fn(|word| sum[word].wrapping_add(stream[index][word]));
+        }
+    }
+    sums.as_flattened().iter().fold(0, |sum, word| sum.wrapping_add(*word))
 }
 
 /// Bytes without a pattern that a processor could predict.
@@ -84,9 +101,9 @@ fn noise(len: usize) -> Vec<u8> {
 }
 
 /// One activation row through every matrix.
-fn pass(weights: &[impl Weight], num_cols: usize) {
+fn pass<const V: usize>(weights: &[impl Weight<V>], num_cols: usize) {
     let row: Vec<f32> = (0..num_cols).map(|index| (index % 7) as f32 - 3.0).collect();
-    let x = Paired::new([row.as_slice()].into_iter(), num_cols);
+    let x = Arranged::new([row.as_slice()].into_iter(), num_cols);
     for weight in weights {
         black_box(product(Simd::detect(), weight, &x));
     }
@@ -126,7 +143,7 @@ fn main() {
 
     let results = results.into_inner();
     let rate = |(_, bytes, best): &(_, usize, Duration)| *bytes as f64 / best.as_secs_f64() / 1e9;
-    println!("{:?}", Simd::detect());
+    println!("{}", Simd::detect());
     for result in &results {
         let share = 100.0 * rate(result) / rate(&results[0]);
         println!("{:<10} {:>6.1} GB/s {share:>4.0} %", result.0, rate(result));

@@ -103,7 +103,7 @@ impl<W: Write> Report<W> {
 
 fn machine() -> Finding {
     let cores = machine::num_cores();
-    let level = instruction_set();
+    let level = Simd::detect();
     let Some(memory) = machine::memory() else {
         return Finding::ok("machine", format!("{cores} cores, {level}"));
     };
@@ -117,17 +117,6 @@ fn machine() -> Finding {
         );
     }
     Finding::ok("machine", text)
-}
-
-/// What the arithmetic uses of this processor.
-fn instruction_set() -> &'static str {
-    match Simd::detect() {
-        #[cfg(target_arch = "x86_64")]
-        Simd::Avx512(_) => "AVX-512",
-        #[cfg(target_arch = "x86_64")]
-        Simd::Avx2(_) => "AVX2",
-        Simd::Portable => "portable SIMD",
-    }
 }
 
 fn configuration(resolved: &Resolved) -> Vec<Finding> {

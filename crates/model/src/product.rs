@@ -7,7 +7,8 @@ use rayon::prelude::*;
 
 use crate::checkpoint::weights::Linear;
 pub use crate::checkpoint::weights::{Bf16Matrix, Mxfp4Matrix};
-pub use crate::simd::{Paired, Simd};
+pub use crate::simd::{Arranged, Simd};
+use crate::simd::{BF16_VECTORS, MXFP4_VECTORS};
 
 /// Weight rows that one thread takes at a time: 184 KB of bf16 at a width of 2,880, well inside a core's cache.
 const ROWS_PER_TASK: usize = 32;
@@ -16,37 +17,37 @@ const PARALLEL_FROM: usize = 1 << 18;
 /// Rows transposed together: one cache line of float32.
 const TRANSPOSED_TOGETHER: usize = 16;
 
-/// Weights in either stored form.
-pub trait Weight: Sync {
+/// Weights in either stored form, which takes activations arranged in groups of `V` vectors.
+pub trait Weight<const V: usize>: Sync {
     /// Outputs and inputs.
     fn shape(&self) -> (usize, usize);
     /// For as many weight rows from `first` on as `out` has room for: `out[n][m]` is the sum over `k` of
     /// `weight[first + n][k] * x[m][k]`.
-    fn multiply(&self, simd: Simd, first: usize, x: &Paired, out: &mut [f32]);
+    fn multiply(&self, simd: Simd, first: usize, x: &Arranged<V>, out: &mut [f32]);
 }
 
-impl Weight for Bf16Matrix {
+impl Weight<BF16_VECTORS> for Bf16Matrix {
     fn shape(&self) -> (usize, usize) {
         (self.num_rows, self.num_cols)
     }
 
-    fn multiply(&self, simd: Simd, first: usize, x: &Paired, out: &mut [f32]) {
+    fn multiply(&self, simd: Simd, first: usize, x: &Arranged<BF16_VECTORS>, out: &mut [f32]) {
         simd.bf16(self, first, x, out);
     }
 }
 
-impl Weight for Mxfp4Matrix {
+impl Weight<MXFP4_VECTORS> for Mxfp4Matrix {
     fn shape(&self) -> (usize, usize) {
         (self.num_rows, self.num_cols)
     }
 
-    fn multiply(&self, simd: Simd, first: usize, x: &Paired, out: &mut [f32]) {
+    fn multiply(&self, simd: Simd, first: usize, x: &Arranged<MXFP4_VECTORS>, out: &mut [f32]) {
         simd.mxfp4(self, first, x, out);
     }
 }
 
 /// Rows of `x` times the weights, row-major `[rows, outputs]`, on the threads of the pool it is called in.
-pub fn product(simd: Simd, weight: &impl Weight, x: &Paired) -> Vec<f32> {
+pub fn product<const V: usize>(simd: Simd, weight: &impl Weight<V>, x: &Arranged<V>) -> Vec<f32> {
     let (num_outputs, num_inputs) = weight.shape();
     let num_rows = x.num_rows();
     let mut by_output = vec![0.0; num_outputs * num_rows];
@@ -81,7 +82,7 @@ pub fn product(simd: Simd, weight: &impl Weight, x: &Paired) -> Vec<f32> {
 }
 
 /// The product with its bias.
-pub(crate) fn linear(simd: Simd, linear: &Linear, x: &Paired) -> Vec<f32> {
+pub(crate) fn linear(simd: Simd, linear: &Linear, x: &Arranged<BF16_VECTORS>) -> Vec<f32> {
     let mut out = product(simd, &linear.weight, x);
     add_bias(&mut out, &linear.bias);
     out

@@ -9,6 +9,8 @@
 
 #![allow(unsafe_code)]
 
+use std::fmt;
+
 mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -20,8 +22,9 @@ mod product;
 mod tests;
 
 pub(crate) use attention::{Attend, MAX_BLOCK_SIZE, Softmax};
-pub use product::Paired;
-use product::{Bf16Rows, GROUP, Mxfp4Rows, Product};
+pub use product::Arranged;
+pub(crate) use product::{BF16_VECTORS, MXFP4_VECTORS};
+use product::{BLOCKS_PER_GROUP, Bf16Rows, Mxfp4Rows, Product};
 
 use crate::checkpoint::weights::{Bf16Matrix, Mxfp4Matrix};
 
@@ -34,6 +37,8 @@ pub(crate) const LANES: usize = 16;
 /// only place that names the implementations, and it runs such functions after detection alone. All methods are
 /// always inlined for the reason given at [`Kernel`].
 trait Lanes: Copy {
+    /// Sixteen 32-bit words of stored weights.
+    type Words: Copy;
     /// Whether there are 32 registers of this size, or only half as many.
     const MANY: bool;
     /// All lanes zero.
@@ -44,16 +49,30 @@ trait Lanes: Copy {
     fn load(from: &[f32; LANES]) -> Self;
     /// Sixteen numbers to memory.
     fn store(self, to: &mut [f32; LANES]);
-    /// Thirty-two bf16: those at even and those at odd places.
-    fn bf16(from: &[u8; 2 * GROUP]) -> [Self; 2];
-    /// An MXFP4 block: weights at even and at odd places, times the scale.
-    fn mxfp4(from: &[u8; GROUP / 2], scale: f32) -> [Self; 2];
+    /// At most 64 bytes; zeros in place of those that lack.
+    fn words(from: &[u8]) -> Self::Words;
+    /// Each word's lower half as bf16, and the words shifted to the other.
+    fn bf16(words: Self::Words) -> (Self, Self::Words);
+    /// The value of each word's lowest MXFP4 nibble without its scale, and the words shifted to the next nibble.
+    fn mxfp4(words: Self::Words) -> (Self, Self::Words);
+    /// The scales of four MXFP4 blocks, each in the four lanes of its block. The format's NaN may come out as
+    /// infinite.
+    fn scales(from: [u8; BLOCKS_PER_GROUP]) -> Self;
     /// `self * factor + sum`.
     fn fma(self, factor: Self, sum: Self) -> Self;
     /// `self * factor`.
     fn mul(self, factor: Self) -> Self;
+    /// Asks for the cache line at an address, which may be anywhere.
+    fn prefetch(at: *const u8);
     /// The sum of all lanes, in an order of its own that never changes.
     fn sum(self) -> f32;
+}
+
+/// 64 bytes, of which those that lack are zeros.
+fn filled(from: &[u8]) -> [u8; 64] {
+    let mut filled = [0; 64];
+    filled[..from.len()].copy_from_slice(from);
+    filled
 }
 
 /// The instruction set in use.
@@ -80,6 +99,18 @@ trait Kernel {
     type Output;
     /// The loop.
     fn run<L: Lanes>(self) -> Self::Output;
+}
+
+impl fmt::Display for Simd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(_) => "AVX-512",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(_) => "AVX2",
+            Self::Portable => "portable SIMD",
+        })
+    }
 }
 
 impl Simd {
@@ -117,13 +148,25 @@ impl Simd {
     }
 
     /// `out[n][m] = sum over k of weight[first + n][k] * x[m][k]` for as many weight rows `n` as `out` has room for.
-    pub(crate) fn bf16(self, weight: &Bf16Matrix, first: usize, x: &Paired, out: &mut [f32]) {
+    pub(crate) fn bf16(
+        self,
+        weight: &Bf16Matrix,
+        first: usize,
+        x: &Arranged<BF16_VECTORS>,
+        out: &mut [f32],
+    ) {
         let rows = Bf16Rows::new(weight, first, out.len(), x);
         self.run(Product { rows, x, out });
     }
 
     /// The same product with MXFP4 weights.
-    pub(crate) fn mxfp4(self, weight: &Mxfp4Matrix, first: usize, x: &Paired, out: &mut [f32]) {
+    pub(crate) fn mxfp4(
+        self,
+        weight: &Mxfp4Matrix,
+        first: usize,
+        x: &Arranged<MXFP4_VECTORS>,
+        out: &mut [f32],
+    ) {
         let rows = Mxfp4Rows::new(weight, first, out.len(), x);
         self.run(Product { rows, x, out });
     }

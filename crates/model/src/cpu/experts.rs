@@ -6,7 +6,7 @@
 use crate::checkpoint::weights::{ExpertLinear, Layer};
 use crate::config::Config;
 use crate::product::{add_bias, product};
-use crate::simd::{Paired, Simd};
+use crate::simd::{Arranged, MXFP4_VECTORS, Simd};
 
 /// One row's way to one expert.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -28,10 +28,10 @@ pub(super) fn run(
     let routes = routes(router_logits, config);
     for (expert, routes) in routes.iter().enumerate().filter(|(_, routes)| !routes.is_empty()) {
         let rows = routes.iter().map(|route| &x[route.row * hidden..][..hidden]);
-        let gate_up = expert_product(simd, &layer.gate_up, expert, &Paired::new(rows, hidden));
+        let gate_up = expert_product(simd, &layer.gate_up, expert, &Arranged::new(rows, hidden));
         let inner = swiglu(&gate_up, config);
         let width = config.intermediate_size as usize;
-        let inner = Paired::new(inner.chunks_exact(width), width);
+        let inner = Arranged::new(inner.chunks_exact(width), width);
         let answers = expert_product(simd, &layer.down, expert, &inner);
         for (route, answer) in routes.iter().zip(answers.chunks_exact(hidden)) {
             for (out, value) in out[route.row * hidden..][..hidden].iter_mut().zip(answer) {
@@ -42,7 +42,12 @@ pub(super) fn run(
     out
 }
 
-fn expert_product(simd: Simd, weights: &ExpertLinear, expert: usize, x: &Paired) -> Vec<f32> {
+fn expert_product(
+    simd: Simd,
+    weights: &ExpertLinear,
+    expert: usize,
+    x: &Arranged<MXFP4_VECTORS>,
+) -> Vec<f32> {
     let mut out = product(simd, &weights.experts[expert], x);
     let mut bias = vec![0.0; weights.bias.num_cols];
     weights.bias.widen_row(expert, &mut bias);

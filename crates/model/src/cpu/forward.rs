@@ -12,7 +12,7 @@ use crate::checkpoint::Checkpoint;
 use crate::checkpoint::weights::Layer;
 use crate::config::{Config, LayerKind};
 use crate::product::{linear, product};
-use crate::simd::{Paired, Simd};
+use crate::simd::{Arranged, BF16_VECTORS, Simd};
 
 /// Weights, caches and everything derived from the config.
 pub(super) struct Model {
@@ -87,7 +87,7 @@ impl Model {
         let rows: Vec<u32> = rows.iter().map(|row| *row as u32).collect();
         let x = x.index_select(&Tensor::new(rows.as_slice(), &Device::Cpu)?, 0)?;
         let x = self.norm(&x, self.gains.len() - 1, config)?;
-        let logits = product(self.simd, &weights.lm_head, &paired(&x)?);
+        let logits = product(self.simd, &weights.lm_head, &arranged(&x)?);
         Tensor::from_vec(logits, (rows.len(), vocab), &Device::Cpu)
     }
 
@@ -110,7 +110,7 @@ impl Model {
         x: &Tensor,
     ) -> Result<Tensor> {
         let simd = self.simd;
-        let normed = paired(&self.norm(x, 2 * index, config)?)?;
+        let normed = arranged(&self.norm(x, 2 * index, config)?)?;
         let mut queries = linear(simd, &layer.query, &normed);
         let mut keys = linear(simd, &layer.key, &normed);
         let values = linear(simd, &layer.value, &normed);
@@ -134,14 +134,14 @@ impl Model {
         };
         let attended = attention.run(step.batch, &queries);
         let width = config.query_size();
-        let attended = Paired::new(attended.chunks_exact(width), width);
+        let attended = Arranged::new(attended.chunks_exact(width), width);
         Tensor::from_vec(linear(simd, &layer.output, &attended), x.dims(), &Device::Cpu)
     }
 
     /// What the experts add to the residual.
     fn mlp(&self, index: usize, layer: &Layer, config: &Config, x: &Tensor) -> Result<Tensor> {
         let normed = self.norm(x, 2 * index + 1, config)?;
-        let router_logits = linear(self.simd, &layer.router, &paired(&normed)?);
+        let router_logits = linear(self.simd, &layer.router, &arranged(&normed)?);
         let answers = with_values(&normed, |normed| {
             experts::run(self.simd, config, layer, normed, &router_logits)
         })?;
@@ -156,10 +156,10 @@ impl Model {
     }
 }
 
-/// The rows of a matrix in the order that products read.
-fn paired(rows: &Tensor) -> Result<Paired> {
+/// The rows of a matrix in the order that dense products read.
+fn arranged(rows: &Tensor) -> Result<Arranged<BF16_VECTORS>> {
     let width = rows.dim(D::Minus1)?;
-    with_values(rows, |values| Paired::new(values.chunks_exact(width), width))
+    with_values(rows, |values| Arranged::new(values.chunks_exact(width), width))
 }
 
 /// Lends the values of a contiguous float32 tensor.

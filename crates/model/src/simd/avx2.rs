@@ -1,26 +1,12 @@
-//! [`Lanes`] in two AVX2 registers. A byte shuffle turns MXFP4 nibbles into small integers, twice their value;
-//! the other half goes into the scale.
+//! [`Lanes`] in two AVX2 registers. A permute looks up the magnitude of an MXFP4 nibble; its sign is put beside it.
 
 use std::arch::x86_64::*;
 
-use super::{GROUP, Kernel, LANES, Lanes};
-use crate::mxfp4::VALUES;
+use super::{BLOCKS_PER_GROUP, Kernel, LANES, Lanes};
+use crate::mxfp4::{SCALES, VALUES};
 
 #[derive(Clone, Copy)]
 pub(super) struct Wide([__m256; 2]);
-
-/// Twice the value of each nibble.
-static DOUBLED: [i8; 16] = doubled();
-
-const fn doubled() -> [i8; 16] {
-    let mut table = [0; 16];
-    let mut nibble = 0;
-    while nibble < 16 {
-        table[nibble] = (2.0 * VALUES[nibble]) as i8;
-        nibble += 1;
-    }
-    table
-}
 
 /// Runs a loop compiled for AVX2 and FMA.
 #[target_feature(enable = "avx2,fma")]
@@ -32,6 +18,7 @@ pub(super) fn run<K: Kernel>(kernel: K) -> K::Output {
 // it and adds only what is said of memory.
 impl Lanes for Wide {
     const MANY: bool = false;
+    type Words = [__m256i; 2];
 
     #[inline(always)]
     fn zero() -> Self {
@@ -61,36 +48,66 @@ impl Lanes for Wide {
     }
 
     #[inline(always)]
-    fn bf16(from: &[u8; 2 * GROUP]) -> [Self; 2] {
+    fn words(from: &[u8]) -> [__m256i; 2] {
+        let filled;
+        let from = match from.first_chunk::<64>() {
+            Some(from) => from,
+            None => {
+                filled = super::filled(from);
+                &filled
+            }
+        };
         // SAFETY: The reference spans both halves of the 64 bytes read, and the loads need no alignment.
         unsafe {
-            let mask = _mm256_set1_epi32(0xffff_0000_u32.cast_signed());
-            let low = _mm256_loadu_si256(from.as_ptr().cast());
-            let high = _mm256_loadu_si256(from.as_ptr().add(32).cast());
-            let even = [
-                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(low)),
-                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(high)),
-            ];
-            let odd = [
-                _mm256_castsi256_ps(_mm256_and_si256(low, mask)),
-                _mm256_castsi256_ps(_mm256_and_si256(high, mask)),
-            ];
-            [Self(even), Self(odd)]
+            [
+                _mm256_loadu_si256(from.as_ptr().cast()),
+                _mm256_loadu_si256(from.as_ptr().add(32).cast()),
+            ]
         }
     }
 
     #[inline(always)]
-    fn mxfp4(from: &[u8; GROUP / 2], scale: f32) -> [Self; 2] {
-        // SAFETY: The references span the 16 bytes that each load reads; the loads need no alignment.
+    fn bf16([low, high]: [__m256i; 2]) -> (Self, [__m256i; 2]) {
+        // SAFETY: Registers only.
         unsafe {
-            let table = _mm_loadu_si128(DOUBLED.as_ptr().cast());
-            let bytes = _mm_loadu_si128(from.as_ptr().cast());
-            let low_nibble = _mm_set1_epi8(15);
-            let scale = _mm256_set1_ps(0.5 * scale);
-            let even = _mm_shuffle_epi8(table, _mm_and_si128(bytes, low_nibble));
-            let odd = _mm_and_si128(_mm_srli_epi16::<4>(bytes), low_nibble);
-            let odd = _mm_shuffle_epi8(table, odd);
-            [Self::scaled(even, scale), Self::scaled(odd, scale)]
+            let halves = [
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(low)),
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(high)),
+            ];
+            (Self(halves), [_mm256_srli_epi32::<16>(low), _mm256_srli_epi32::<16>(high)])
+        }
+    }
+
+    #[inline(always)]
+    fn mxfp4(mut words: [__m256i; 2]) -> (Self, [__m256i; 2]) {
+        // SAFETY: The first half of the table spans the 32 bytes read, and the load needs no alignment.
+        unsafe {
+            let magnitudes = _mm256_loadu_ps(VALUES.as_ptr());
+            let sign = _mm256_set1_ps(-0.0);
+            let mut values = [_mm256_setzero_ps(); 2];
+            for (value, words) in values.iter_mut().zip(&mut words) {
+                // The permute looks at the low three bits of each index only; the fourth is the sign.
+                let magnitude = _mm256_permutevar8x32_ps(magnitudes, *words);
+                let negative = _mm256_castsi256_ps(_mm256_slli_epi32::<28>(*words));
+                *value = _mm256_or_ps(magnitude, _mm256_and_ps(negative, sign));
+                *words = _mm256_srli_epi32::<4>(*words);
+            }
+            (Self(values), words)
+        }
+    }
+
+    #[inline(always)]
+    fn scales(from: [u8; BLOCKS_PER_GROUP]) -> Self {
+        // SAFETY: Registers only.
+        unsafe {
+            let [a, b, c, d] = from;
+            let [a, b, c, d] = [
+                _mm_set1_ps(SCALES[usize::from(a)]),
+                _mm_set1_ps(SCALES[usize::from(b)]),
+                _mm_set1_ps(SCALES[usize::from(c)]),
+                _mm_set1_ps(SCALES[usize::from(d)]),
+            ];
+            Self([_mm256_set_m128(b, a), _mm256_set_m128(d, c)])
         }
     }
 
@@ -114,6 +131,12 @@ impl Lanes for Wide {
     }
 
     #[inline(always)]
+    fn prefetch(at: *const u8) {
+        // SAFETY: A prefetch reads nothing that the program could see, and faults at no address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
+    }
+
+    #[inline(always)]
     fn sum(self) -> f32 {
         // SAFETY: Registers only.
         unsafe {
@@ -121,20 +144,6 @@ impl Lanes for Wide {
             let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
             let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
             _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
-        }
-    }
-}
-
-impl Wide {
-    /// Sixteen small integers times the scale.
-    #[inline(always)]
-    fn scaled(integers: __m128i, scale: __m256) -> Self {
-        // SAFETY: Registers only.
-        unsafe {
-            let low = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(integers));
-            let high = _mm256_cvtepi8_epi32(_mm_srli_si128::<8>(integers));
-            let high = _mm256_cvtepi32_ps(high);
-            Self([_mm256_mul_ps(low, scale), _mm256_mul_ps(high, scale)])
         }
     }
 }

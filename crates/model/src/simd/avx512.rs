@@ -1,9 +1,9 @@
 //! [`Lanes`] in one AVX-512 register. A table of sixteen float32 fits a register too, so an MXFP4 nibble becomes
-//! its scaled value in a single permute.
+//! its value in a single permute.
 
 use std::arch::x86_64::*;
 
-use super::{GROUP, Kernel, LANES, Lanes};
+use super::{BLOCKS_PER_GROUP, Kernel, LANES, Lanes};
 use crate::mxfp4::VALUES;
 
 #[derive(Clone, Copy)]
@@ -19,6 +19,7 @@ pub(super) fn run<K: Kernel>(kernel: K) -> K::Output {
 // and adds only what is said of memory.
 impl Lanes for Wide {
     const MANY: bool = true;
+    type Words = __m512i;
 
     #[inline(always)]
     fn zero() -> Self {
@@ -45,26 +46,46 @@ impl Lanes for Wide {
     }
 
     #[inline(always)]
-    fn bf16(from: &[u8; 2 * GROUP]) -> [Self; 2] {
-        // SAFETY: The reference spans the 64 bytes read, and the load needs no alignment.
+    fn words(from: &[u8]) -> __m512i {
+        if let Some(from) = from.first_chunk::<64>() {
+            // SAFETY: The reference spans the 64 bytes read, and the load needs no alignment.
+            return unsafe { _mm512_loadu_si512(from.as_ptr().cast()) };
+        }
+        let num_words = from.len() / 4;
+        // SAFETY: The mask is of the words that the slice holds; masked-out words are not read.
+        unsafe { _mm512_maskz_loadu_epi32((1 << num_words) - 1, from.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn bf16(words: __m512i) -> (Self, __m512i) {
+        // SAFETY: Registers only.
         unsafe {
-            let words = _mm512_loadu_si512(from.as_ptr().cast());
-            let odd = _mm512_and_si512(words, _mm512_set1_epi32(0xffff_0000_u32.cast_signed()));
-            let even = _mm512_slli_epi32::<16>(words);
-            [Self(_mm512_castsi512_ps(even)), Self(_mm512_castsi512_ps(odd))]
+            let halves = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(words));
+            (Self(halves), _mm512_srli_epi32::<16>(words))
         }
     }
 
     #[inline(always)]
-    fn mxfp4(from: &[u8; GROUP / 2], scale: f32) -> [Self; 2] {
-        // SAFETY: The references span the 16 and 64 bytes read, and the loads need no alignment.
+    fn mxfp4(words: __m512i) -> (Self, __m512i) {
+        // SAFETY: The reference spans the 64 bytes read, and the load needs no alignment.
         unsafe {
-            let table = _mm512_mul_ps(_mm512_loadu_ps(VALUES.as_ptr()), _mm512_set1_ps(scale));
-            let bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(from.as_ptr().cast()));
+            let table = _mm512_loadu_ps(VALUES.as_ptr());
             // The permute looks at the low four bits of each index only.
-            let even = _mm512_permutexvar_ps(bytes, table);
-            let odd = _mm512_permutexvar_ps(_mm512_srli_epi32::<4>(bytes), table);
-            [Self(even), Self(odd)]
+            (Self(_mm512_permutexvar_ps(words, table)), _mm512_srli_epi32::<4>(words))
+        }
+    }
+
+    #[inline(always)]
+    fn scales(from: [u8; BLOCKS_PER_GROUP]) -> Self {
+        // SAFETY: Registers only.
+        unsafe {
+            let bytes = _mm512_set1_epi32(i32::from_le_bytes(from));
+            // Each lane's byte to the top, then all else cut off and the exponent put into its place.
+            let to_top = _mm512_set_epi32(0, 0, 0, 0, 8, 8, 8, 8, 16, 16, 16, 16, 24, 24, 24, 24);
+            let top = _mm512_srli_epi32::<24>(_mm512_sllv_epi32(bytes, to_top));
+            let bits = _mm512_slli_epi32::<23>(top);
+            // Byte 0 is the one power of two that float32 holds as a subnormal.
+            Self(_mm512_castsi512_ps(_mm512_max_epi32(bits, _mm512_set1_epi32(1 << 22))))
         }
     }
 
@@ -78,6 +99,12 @@ impl Lanes for Wide {
     fn mul(self, factor: Self) -> Self {
         // SAFETY: Registers only.
         Self(unsafe { _mm512_mul_ps(self.0, factor.0) })
+    }
+
+    #[inline(always)]
+    fn prefetch(at: *const u8) {
+        // SAFETY: A prefetch reads nothing that the program could see, and faults at no address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
     }
 
     #[inline(always)]

@@ -1,13 +1,14 @@
 //! [`Lanes`] in plain Rust, for every other processor, and what the other two are tested against.
 
-use super::{GROUP, LANES, Lanes};
-use crate::mxfp4::VALUES;
+use super::{BLOCKS_PER_GROUP, LANES, Lanes};
+use crate::mxfp4::{SCALES, VALUES};
 
 #[derive(Clone, Copy)]
 pub(super) struct Wide([f32; LANES]);
 
 impl Lanes for Wide {
     const MANY: bool = false;
+    type Words = [u32; LANES];
 
     #[inline(always)]
     fn zero() -> Self {
@@ -30,17 +31,26 @@ impl Lanes for Wide {
     }
 
     #[inline(always)]
-    fn bf16(from: &[u8; 2 * GROUP]) -> [Self; 2] {
-        let (pairs, _) = from.as_chunks::<4>();
-        let words: [u32; LANES] = std::array::from_fn(|index| u32::from_le_bytes(pairs[index]));
-        [words.map(|word| word << 16), words.map(|word| word & 0xffff_0000)]
-            .map(|bits| Self(bits.map(f32::from_bits)))
+    fn words(from: &[u8]) -> [u32; LANES] {
+        let filled = super::filled(from);
+        let (words, _) = filled.as_chunks();
+        std::array::from_fn(|lane| u32::from_le_bytes(words[lane]))
     }
 
     #[inline(always)]
-    fn mxfp4(from: &[u8; GROUP / 2], scale: f32) -> [Self; 2] {
-        [from.map(|byte| byte & 15), from.map(|byte| byte >> 4)]
-            .map(|nibbles| Self(nibbles.map(|nibble| VALUES[usize::from(nibble)] * scale)))
+    fn bf16(words: [u32; LANES]) -> (Self, [u32; LANES]) {
+        (Self(words.map(|word| f32::from_bits(word << 16))), words.map(|word| word >> 16))
+    }
+
+    #[inline(always)]
+    fn mxfp4(words: [u32; LANES]) -> (Self, [u32; LANES]) {
+        let values = words.map(|word| VALUES[(word & 15) as usize]);
+        (Self(values), words.map(|word| word >> 4))
+    }
+
+    #[inline(always)]
+    fn scales(from: [u8; BLOCKS_PER_GROUP]) -> Self {
+        Self(std::array::from_fn(|lane| SCALES[usize::from(from[lane * BLOCKS_PER_GROUP / LANES])]))
     }
 
     #[inline(always)]
@@ -53,6 +63,9 @@ impl Lanes for Wide {
     fn mul(self, factor: Self) -> Self {
         Self(std::array::from_fn(|index| self.0[index] * factor.0[index]))
     }
+
+    #[inline(always)]
+    fn prefetch(_: *const u8) {}
 
     #[inline(always)]
     fn sum(self) -> f32 {

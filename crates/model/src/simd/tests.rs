@@ -73,11 +73,11 @@ fn products_match_float64_on_every_instruction_set() {
     for (simd, shape) in Simd::supported().iter().flat_map(|simd| SHAPES.map(|s| (*simd, s))) {
         let (num_rows, num_x, num_cols) = shape;
         let case = case(shape);
-        let x = Paired::new(case.x.chunks_exact(num_cols), num_cols);
+        let rows = || case.x.chunks_exact(num_cols);
         let mut bf16 = vec![0.0; num_rows * num_x];
         let mut mxfp4 = bf16.clone();
-        simd.bf16(&case.bf16, 0, &x, &mut bf16);
-        simd.mxfp4(&case.mxfp4, 0, &x, &mut mxfp4);
+        simd.bf16(&case.bf16, 0, &Arranged::new(rows(), num_cols), &mut bf16);
+        simd.mxfp4(&case.mxfp4, 0, &Arranged::new(rows(), num_cols), &mut mxfp4);
         for row in 0..num_rows {
             for (index, x) in case.x.chunks_exact(num_cols).enumerate() {
                 close(bf16[row * num_x + index], &case.bf16_row(row), x);
@@ -89,21 +89,22 @@ fn products_match_float64_on_every_instruction_set() {
 
 #[test]
 fn a_result_has_the_same_bits_in_every_tile() {
-    let shape @ (num_rows, num_x, num_cols) = (7, 13, 96);
+    let shape @ (num_rows, num_x, num_cols) = (7, 13, 224);
     let case = case(shape);
     for simd in Simd::supported() {
-        let x = Paired::new(case.x.chunks_exact(num_cols), num_cols);
+        let rows = || case.x.chunks_exact(num_cols);
         let mut together = vec![0.0; num_rows * num_x];
         let mut together_mxfp4 = together.clone();
-        simd.bf16(&case.bf16, 0, &x, &mut together);
-        simd.mxfp4(&case.mxfp4, 0, &x, &mut together_mxfp4);
+        simd.bf16(&case.bf16, 0, &Arranged::new(rows(), num_cols), &mut together);
+        simd.mxfp4(&case.mxfp4, 0, &Arranged::new(rows(), num_cols), &mut together_mxfp4);
         for (index, x) in case.x.chunks_exact(num_cols).enumerate() {
-            let alone = Paired::new([x].into_iter(), num_cols);
+            let alone = Arranged::new([x].into_iter(), num_cols);
+            let alone_mxfp4 = Arranged::new([x].into_iter(), num_cols);
             for row in 0..num_rows {
                 let mut out = [0.0];
                 simd.bf16(&case.bf16, row, &alone, &mut out);
                 assert_eq!(out[0].to_bits(), together[row * num_x + index].to_bits());
-                simd.mxfp4(&case.mxfp4, row, &alone, &mut out);
+                simd.mxfp4(&case.mxfp4, row, &alone_mxfp4, &mut out);
                 assert_eq!(out[0].to_bits(), together_mxfp4[row * num_x + index].to_bits());
             }
         }
@@ -122,7 +123,7 @@ fn every_nibble_and_scale_unpacks_exactly() {
                 let mut x = [0.0; 32];
                 x[place] = 1.0;
                 let mut out = [0.0];
-                simd.mxfp4(&weight, 0, &Paired::new([&x[..]].into_iter(), 32), &mut out);
+                simd.mxfp4(&weight, 0, &Arranged::new([&x[..]].into_iter(), 32), &mut out);
                 assert_eq!(out[0], expected[place], "{simd:?}, scale {scale}, place {place}");
             }
         }
