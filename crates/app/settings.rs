@@ -33,6 +33,10 @@ declare::settings! {
         /// File with the keys that clients must send as "Authorization: Bearer KEY": one a line, lines that start
         /// with # are ignored. none lets everyone in.
         api_key_file: OrNone<PathBuf> = OrNone::None, flag "api-key-file" "FILE";
+        /// Most connections at a time; more wait until one ends.
+        max_connections: Positive = Positive::of(1024);
+        /// Longest wait for a request on a connection, first or next, in seconds; then it is closed.
+        idle_timeout_s: Positive = Positive::of(60);
         /// Largest accepted request body, in MiB.
         max_body_mib: Positive = Positive::of(32);
         /// How long running answers may go on after the first SIGTERM or Ctrl-C, in seconds. A second one

@@ -22,7 +22,7 @@ pub(crate) struct Stack {
     address: SocketAddr,
     model: LocalModel,
     shutdown: CancellationToken,
-    serving: JoinHandle<std::io::Result<()>>,
+    serving: JoinHandle<()>,
 }
 
 impl Stack {
@@ -68,9 +68,9 @@ impl Stack {
 
     /// Waits until the server has ended.
     pub(crate) async fn wait(self) -> Result<()> {
-        let result = self.serving.await.context("the server panicked")?;
+        let result = self.serving.await.context("the server panicked");
         self.model.engine.stop();
-        result.context("the server failed")
+        result
     }
 
     /// Ends the server in good order.
@@ -191,6 +191,8 @@ fn server_config(settings: &Settings) -> Result<ServerConfig> {
     Ok(ServerConfig {
         api_keys,
         cors_origins: server.cors_origins.clone(),
+        max_connections: server.max_connections.get().try_into()?,
+        idle_timeout: seconds(server.idle_timeout_s.get()),
         max_body_bytes: usize::try_from(u64::from(server.max_body_mib.get()) << 20)?,
         keep_alive_interval: seconds(server.keep_alive_s.get()),
         drain_timeout: seconds(server.drain_timeout_s),

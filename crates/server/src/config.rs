@@ -9,6 +9,10 @@ pub struct ServerConfig {
     pub api_keys: Vec<String>,
     /// Origins that browsers may call from, such as `https://example.org`; `*` is any, empty is none.
     pub cors_origins: Vec<String>,
+    /// Most connections at a time; more wait to be accepted.
+    pub max_connections: usize,
+    /// Longest wait for the head of a connection's first or next request, after which it is closed.
+    pub idle_timeout: Duration,
     /// Longest request body in bytes.
     pub max_body_bytes: usize,
     /// Longest silence on a stream before a comment keeps the connection alive.
@@ -30,6 +34,8 @@ impl Default for ServerConfig {
         Self {
             api_keys: Vec::new(),
             cors_origins: Vec::new(),
+            max_connections: 1024,
+            idle_timeout: Duration::from_secs(60),
             max_body_bytes: 16 << 20,
             keep_alive_interval: Duration::from_secs(10),
             drain_timeout: Duration::from_secs(30),
@@ -75,6 +81,8 @@ impl ServerConfig {
         }
         let bounds = [
             ("max_body_bytes", self.max_body_bytes == 0),
+            ("max_connections", self.max_connections == 0),
+            ("idle_timeout", self.idle_timeout.is_zero()),
             ("keep_alive_interval", self.keep_alive_interval.is_zero()),
             ("max_n", self.max_n == 0),
             ("default_max_tokens", self.default_max_tokens == 0),

@@ -9,6 +9,7 @@ mod answer;
 mod auth;
 mod chat;
 mod config;
+mod connections;
 mod error;
 mod metrics;
 mod prepare;

@@ -1,17 +1,16 @@
 //! The server as the application sees it: make it, give it a model, let it serve, end it in order.
 
-use std::future::{Future, IntoFuture};
-use std::io;
+use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{ConfigError, ServerConfig};
+use crate::connections;
 use crate::routes;
 use crate::state::{AppState, LocalModel, ReadyModel};
 
@@ -46,31 +45,28 @@ impl Server {
     /// Serves `listener` until `shutdown` resolves, then drains: new requests get 503 while the running answers
     /// end, within [`ServerConfig::drain_timeout`]; what still runs then is cancelled. Returns when all is sent.
     /// The engine is left running.
-    pub async fn serve(
-        &self,
-        listener: TcpListener,
-        shutdown: impl Future<Output = ()> + Send,
-    ) -> io::Result<()> {
-        // Tokens are small writes that must not wait for each other.
-        let listener = listener.tap_io(|stream| {
-            if let Err(error) = stream.set_nodelay(true) {
-                tracing::debug!(%error, "cannot disable write coalescing");
-            }
-        });
+    pub async fn serve(&self, listener: TcpListener, shutdown: impl Future<Output = ()> + Send) {
+        let config = &self.state.config;
+        let bounds = connections::Bounds {
+            max_connections: config.max_connections,
+            idle_timeout: config.idle_timeout,
+        };
         let close = CancellationToken::new();
-        let serving = axum::serve(listener, self.router())
-            .with_graceful_shutdown(close.clone().cancelled_owned());
-        let mut serving = pin!(serving.into_future());
+        let serving = connections::serve(listener, self.router(), bounds, close.clone());
+        let mut serving = pin!(serving);
+        // It ends only once `close` is cancelled.
         tokio::select! {
-            result = &mut serving => return result,
+            () = &mut serving => return,
             () = shutdown => {}
         }
         // Connections are still accepted, so that whoever comes learns that it should go elsewhere.
         tokio::select! {
-            result = &mut serving => return result,
-            () = self.state.drain(self.state.config.drain_timeout) => {}
+            () = &mut serving => return,
+            () = self.state.drain(config.drain_timeout) => {}
         }
         close.cancel();
-        tokio::time::timeout(CLOSE_TIMEOUT, serving).await.unwrap_or(Ok(()))
+        if tokio::time::timeout(CLOSE_TIMEOUT, serving).await.is_err() {
+            tracing::warn!("left connections that did not take their last bytes");
+        }
     }
 }

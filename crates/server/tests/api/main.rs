@@ -7,6 +7,7 @@
 
 mod cancel;
 mod chat;
+mod connections;
 mod errors;
 mod routes;
 mod shutdown;

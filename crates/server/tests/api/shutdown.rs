@@ -11,14 +11,14 @@ use tokio::task::JoinHandle;
 use crate::cancel::request;
 use crate::support::{Fixture, PATIENCE, babbles, config, waits};
 
-struct Running {
-    client: Client,
-    address: String,
-    stop: oneshot::Sender<()>,
-    served: JoinHandle<std::io::Result<()>>,
+pub(crate) struct Running {
+    pub(crate) client: Client,
+    pub(crate) address: String,
+    pub(crate) stop: oneshot::Sender<()>,
+    pub(crate) served: JoinHandle<()>,
 }
 
-async fn serve(fixture: &Fixture) -> Running {
+pub(crate) async fn serve(fixture: &Fixture) -> Running {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let (stop, stopped) = oneshot::channel::<()>();
@@ -33,7 +33,7 @@ async fn serve(fixture: &Fixture) -> Running {
 }
 
 /// The status line and headers of `GET /health` on a connection of its own.
-async fn health(address: &str) -> String {
+pub(crate) async fn health(address: &str) -> String {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut socket = tokio::net::TcpStream::connect(address).await.unwrap();
     let request = "GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
@@ -70,7 +70,7 @@ async fn draining_lets_running_answers_finish_and_refuses_new_ones() {
         text.push_str(&delta.content.unwrap_or_default());
     }
     assert_eq!(text, "a");
-    tokio::time::timeout(PATIENCE, served).await.unwrap().unwrap().unwrap();
+    tokio::time::timeout(PATIENCE, served).await.unwrap().unwrap();
 }
 
 #[tokio::test]
@@ -92,7 +92,7 @@ async fn an_answer_that_outlasts_the_drain_is_ended_with_an_error() {
         matches!(&error, Error::Stream(e) if e.code.as_deref() == Some("unavailable")),
         "{error:?}"
     );
-    tokio::time::timeout(PATIENCE, served).await.unwrap().unwrap().unwrap();
+    tokio::time::timeout(PATIENCE, served).await.unwrap().unwrap();
     fixture.idle().await;
 }
 
@@ -101,5 +101,5 @@ async fn an_idle_server_ends_at_once() {
     let fixture = Fixture::new(babbles());
     let Running { stop, served, .. } = serve(&fixture).await;
     stop.send(()).unwrap();
-    tokio::time::timeout(PATIENCE, served).await.unwrap().unwrap().unwrap();
+    tokio::time::timeout(PATIENCE, served).await.unwrap().unwrap();
 }
