@@ -65,7 +65,7 @@ impl Server {
         let banner = read_banner(child.stdout.take().unwrap());
         let url = banner.last().and_then(|line| line.strip_prefix("listening on "));
         let url = url.expect("the banner ends with the address").to_owned();
-        let http = reqwest::Client::builder().no_proxy().timeout(SOON).build().unwrap();
+        let http = harmonium_openai::client::http().no_proxy().timeout(SOON).build().unwrap();
         Self { child, url, http, banner, _dir: dir }
     }
 

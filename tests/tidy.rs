@@ -10,7 +10,11 @@ use crate::support::{empty_dir, run, stdout};
 
 /// Which crates of ours a crate may depend on; the binary may depend on all.
 const ARROWS: &[(&str, &[&str])] = &[
-    ("harmonium-server", &["harmonium-openai", "harmonium-harmony", "harmonium-engine"]),
+    (
+        "harmonium-server",
+        &["harmonium-openai", "harmonium-harmony", "harmonium-engine", "harmonium-hosted"],
+    ),
+    ("harmonium-hosted", &["harmonium-openai"]),
     ("harmonium-model", &["harmonium-engine"]),
     ("harmonium-engine", &[]),
     ("harmonium-harmony", &[]),

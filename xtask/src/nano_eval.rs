@@ -164,7 +164,7 @@ async fn ask(client: &Client, case: &Case, effort: Option<&str>) -> Result<Respo
 }
 
 async fn recoveries(url: &str) -> Result<u64> {
-    let http = reqwest::Client::builder().no_proxy().build()?;
+    let http = harmonium_openai::client::http().no_proxy().build()?;
     let metrics = http.get(format!("{url}/metrics")).send().await?.text().await?;
     let value = metrics.lines().find_map(|line| line.strip_prefix(RECOVERIES)?.strip_prefix(' '));
     let value = value.with_context(|| format!("/metrics has no {RECOVERIES}"))?;

@@ -20,6 +20,9 @@ use crate::error::{ApiError, Error, ErrorBody, ErrorObject, Result};
 use crate::models::ModelList;
 use crate::sse::{self, Decoder, Event, Limits};
 
+/// The body of an error is a few sentences.
+const MAX_ERROR_BYTES: usize = 1 << 20;
+
 /// Where a client asks and how long it waits.
 #[derive(Debug, Clone)]
 pub struct ClientConfig {
@@ -31,7 +34,7 @@ pub struct ClientConfig {
     pub connect_timeout: Duration,
     /// Longest silence within an answer.
     pub read_timeout: Duration,
-    /// Longest answer that is not a stream, in bytes.
+    /// Longest answer, streamed or not, in bytes.
     pub max_answer_bytes: usize,
 }
 
@@ -63,18 +66,15 @@ impl Client {
         let base_url = config.base_url.trim_end_matches('/').to_owned();
         let invalid = || Error::BaseUrl { url: config.base_url.clone() };
         let url = reqwest::Url::parse(&base_url).map_err(|_| invalid())?;
-        let host = url.host_str().ok_or_else(invalid)?;
-        let mut http = reqwest::Client::builder()
+        if url.host_str().is_none() {
+            return Err(invalid());
+        }
+        let mut http = http()
             .connect_timeout(config.connect_timeout)
             .read_timeout(config.read_timeout)
             .redirect(reqwest::redirect::Policy::none());
         // A proxy from the environment cannot reach this machine's own addresses.
-        let is_loopback = host == "localhost"
-            || host
-                .trim_matches(['[', ']'])
-                .parse::<std::net::IpAddr>()
-                .is_ok_and(|address| address.is_loopback());
-        if is_loopback {
+        if is_loopback(&url) {
             http = http.no_proxy();
         }
         let http = http.build().map_err(|source| transport(&base_url, source))?;
@@ -98,6 +98,9 @@ impl Client {
         let response = self.send(self.post("/chat/completions", &request)).await?;
         Ok(ChatStream {
             url: response.url().to_string(),
+            request_id: header(response.headers(), "x-request-id"),
+            num_bytes_left: self.max_answer_bytes,
+            max_bytes: self.max_answer_bytes,
             bytes: Box::pin(response.bytes_stream()),
             decoder: Decoder::new(Limits::default()),
             events: VecDeque::new(),
@@ -124,9 +127,8 @@ impl Client {
         }
         let status = response.status().as_u16();
         let request_id = header(response.headers(), "x-request-id");
-        let retry_after = header(response.headers(), RETRY_AFTER.as_str())
-            .and_then(|seconds| seconds.parse().ok().map(Duration::from_secs));
-        let body = self.read_bytes(response).await?;
+        let retry_after = retry_after(response.headers());
+        let body = self.read_bytes(response, MAX_ERROR_BYTES).await?;
         let error = serde_json::from_slice::<ErrorBody>(&body)
             .map(|body| body.error)
             .unwrap_or_else(|_| ErrorObject { message: excerpt(&body), ..Default::default() });
@@ -135,17 +137,21 @@ impl Client {
 
     async fn read_json<T: DeserializeOwned>(&self, request: reqwest::RequestBuilder) -> Result<T> {
         let response = self.send(request).await?;
-        let body = self.read_bytes(response).await?;
+        let body = self.read_bytes(response, self.max_answer_bytes).await?;
         parse(&body)
     }
 
-    async fn read_bytes(&self, mut response: reqwest::Response) -> Result<Vec<u8>> {
+    async fn read_bytes(
+        &self,
+        mut response: reqwest::Response,
+        max_bytes: usize,
+    ) -> Result<Vec<u8>> {
         let mut body = Vec::new();
         while let Some(bytes) =
             response.chunk().await.map_err(|source| transport(&self.base_url, source))?
         {
-            if body.len() + bytes.len() > self.max_answer_bytes {
-                return Err(Error::TooLong { max_bytes: self.max_answer_bytes });
+            if body.len() + bytes.len() > max_bytes {
+                return Err(Error::TooLong { max_bytes });
             }
             body.extend_from_slice(&bytes);
         }
@@ -156,6 +162,9 @@ impl Client {
 /// The chunks of one answer. It ends after `[DONE]`, or after its first error.
 pub struct ChatStream {
     url: String,
+    request_id: Option<String>,
+    num_bytes_left: usize,
+    max_bytes: usize,
     bytes: Pin<Box<dyn Stream<Item = reqwest::Result<Bytes>> + Send>>,
     decoder: Decoder,
     events: VecDeque<Event>,
@@ -163,6 +172,11 @@ pub struct ChatStream {
 }
 
 impl ChatStream {
+    /// The server's `x-request-id`.
+    pub fn request_id(&self) -> Option<&str> {
+        self.request_id.as_deref()
+    }
+
     /// The next chunk; `None` once the answer is complete.
     pub async fn next(&mut self) -> Option<Result<ChatChunk>> {
         StreamExt::next(self).await
@@ -177,6 +191,10 @@ impl ChatStream {
                 return Poll::Ready(Err(Error::Truncated));
             };
             let bytes = bytes.map_err(|source| transport(&self.url, source))?;
+            self.num_bytes_left = self
+                .num_bytes_left
+                .checked_sub(bytes.len())
+                .ok_or(Error::TooLong { max_bytes: self.max_bytes })?;
             let mut events = Vec::new();
             self.decoder.push(&bytes, &mut events)?;
             self.events.extend(events);
@@ -202,6 +220,21 @@ impl std::fmt::Debug for ChatStream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ChatStream").field("url", &self.url).finish_non_exhaustive()
     }
+}
+
+/// An HTTP client to be configured. It makes ring the provider of TLS's cryptography, unless the process has
+/// chosen another: reqwest's own choice is a C library that takes minutes to build.
+pub fn http() -> reqwest::ClientBuilder {
+    // An error says that there is one already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder()
+}
+
+/// Whether an address is one of this machine alone, which no other can listen on.
+pub fn is_loopback(url: &reqwest::Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }
 
 /// A chunk, the end (`None`), or the error that the server put into the stream.
@@ -230,6 +263,13 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
 fn excerpt(body: &[u8]) -> String {
     const MAX_CHARS: usize = 200;
     String::from_utf8_lossy(body).trim().chars().take(MAX_CHARS).collect()
+}
+
+/// When to ask again: in milliseconds, as OpenAI says it, or in seconds.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let number = |name| header(headers, name).and_then(|text| text.parse::<u64>().ok());
+    let milliseconds = number("retry-after-ms").map(Duration::from_millis);
+    milliseconds.or_else(|| number(RETRY_AFTER.as_str()).map(Duration::from_secs))
 }
 
 fn header(headers: &HeaderMap, name: &str) -> Option<String> {

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// A model.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Model {
     /// The id that requests use.
     pub id: String,
@@ -17,11 +17,37 @@ pub struct Model {
     pub owned_by: String,
     /// Longest sequence in tokens. Not in OpenAI's protocol, but widely read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_model_len: Option<u32>,
+    pub max_model_len: Option<u64>,
+    /// Longest answer in tokens. Not in OpenAI's protocol, as all that follows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_output_tokens: Option<u32>,
+    /// `local` or `hosted`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<String>,
+    /// Whether it answers, in a word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
+    /// What it reads, writes and does: `text`, `reasoning`, `tools`, ...
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capabilities: Option<Vec<String>>,
+    /// What it costs; absent where nobody is paid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pricing: Option<Pricing>,
+}
+
+/// Prices in US dollars per million tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Pricing {
+    /// Of the prompt.
+    pub input: f64,
+    /// Of the part of the prompt that was cached.
+    pub cached_input: f64,
+    /// Of the answer.
+    pub output: f64,
 }
 
 /// All models of a server.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModelList {
     /// `list`.
     pub object: String,

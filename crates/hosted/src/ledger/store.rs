@@ -1,0 +1,152 @@
+//! The arithmetic of the ledger: one transaction a call, on totals that are kept up to date with
+//! every charge, so that a call costs the same however many charges there are.
+
+use std::path::{Path, PathBuf};
+
+use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ValueRef};
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
+
+use super::period::Periods;
+use super::schema::{self, FileId};
+use super::{Budget, LedgerError, Scope, Spent};
+use crate::price::Cost;
+
+/// The name that totals of all callers go by.
+pub(super) const ALL: &str = "";
+
+/// An open file and the limits it is held to.
+pub(super) struct Store {
+    connection: Connection,
+    path: PathBuf,
+    file: Option<FileId>,
+    budget: Budget,
+}
+
+impl Store {
+    /// Opens or creates the file at `path`; `now` in unix seconds.
+    pub(super) fn open(path: &Path, budget: Budget, now: i64) -> Result<Self, LedgerError> {
+        let path = schema::absolute(path)?;
+        let connection = schema::open(&path, now)?;
+        Ok(Self { connection, file: schema::file_id(&path), path, budget })
+    }
+
+    /// Records an open charge at `at` (unix seconds) if every limit has room for it, and returns
+    /// its id.
+    pub(super) fn reserve(
+        &mut self,
+        at: i64,
+        caller: &str,
+        model: &str,
+        estimate: Cost,
+    ) -> Result<i64, LedgerError> {
+        let budget = self.budget;
+        let periods = Periods::at(at)?;
+        let transaction = self.begin()?;
+        for (scope, period, caller) in totals_of(&periods, caller) {
+            let spent = total(&transaction, period, caller)?;
+            let wanted = spent.saturating_add(estimate);
+            if let Some(limit) = budget.limit(scope).filter(|&limit| wanted > limit) {
+                return Err(LedgerError::Exceeded { scope, spent, limit, estimate });
+            }
+            set_total(&transaction, period, caller, wanted)?;
+        }
+        transaction.execute(
+            "INSERT INTO charges (at, caller, model, estimate) VALUES (?1, ?2, ?3, ?4)",
+            params![at, caller, model, storable(estimate)?],
+        )?;
+        let id = transaction.last_insert_rowid();
+        transaction.commit()?;
+        Ok(id)
+    }
+
+    /// Puts what a charge did cost in the place of its estimate, in the periods in which it was
+    /// reserved.
+    pub(super) fn settle(&mut self, id: i64, actual: Cost) -> Result<(), LedgerError> {
+        let transaction = self.begin()?;
+        let (at, caller, estimate): (i64, String, Cost) = transaction
+            .query_row(
+                "SELECT at, caller, estimate FROM charges WHERE id = ?1 AND actual IS NULL",
+                [id],
+                |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+            )
+            .optional()?
+            .ok_or(LedgerError::NotOpen { id })?;
+        for (_, period, caller) in totals_of(&Periods::at(at)?, &caller) {
+            let others = total(&transaction, period, caller)?.saturating_sub(estimate);
+            set_total(&transaction, period, caller, others.saturating_add(actual))?;
+        }
+        transaction.execute(
+            "UPDATE charges SET actual = ?2 WHERE id = ?1",
+            params![id, storable(actual)?],
+        )?;
+        Ok(transaction.commit()?)
+    }
+
+    /// What counts against `caller`, or [`ALL`], in the periods of `at` (unix seconds).
+    pub(super) fn spent(&mut self, at: i64, caller: &str) -> Result<Spent, LedgerError> {
+        self.check_file()?;
+        let periods = Periods::at(at)?;
+        Ok(Spent {
+            day: total(&self.connection, &periods.day, caller)?,
+            month: total(&self.connection, &periods.month, caller)?,
+        })
+    }
+
+    /// Takes the write lock at once, so that no other process can spend between our look at a total
+    /// and our change to it. A transaction that is dropped leaves nothing.
+    fn begin(&mut self) -> Result<Transaction<'_>, LedgerError> {
+        self.check_file()?;
+        Ok(self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?)
+    }
+
+    /// A file without a name can still be written, but the next start would not find what is in it.
+    fn check_file(&self) -> Result<(), LedgerError> {
+        if self.file.is_some() && schema::file_id(&self.path) == self.file {
+            Ok(())
+        } else {
+            Err(LedgerError::Replaced { path: self.path.clone() })
+        }
+    }
+}
+
+impl FromSql for Cost {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        let stored = value.as_i64()?;
+        u64::try_from(stored).map(Self::from_picos).map_err(|_| FromSqlError::OutOfRange(stored))
+    }
+}
+
+/// The totals a charge of `caller` counts in, in the order in which limits are checked.
+fn totals_of<'a>(periods: &'a Periods, caller: &'a str) -> [(Scope, &'a str, &'a str); 4] {
+    [
+        (Scope::Day, &periods.day, ALL),
+        (Scope::Month, &periods.month, ALL),
+        (Scope::KeyDay, &periods.day, caller),
+        (Scope::KeyMonth, &periods.month, caller),
+    ]
+}
+
+fn total(connection: &Connection, period: &str, caller: &str) -> rusqlite::Result<Cost> {
+    let query = "SELECT spent FROM totals WHERE period = ?1 AND caller = ?2";
+    let spent = connection.query_row(query, [period, caller], |row| row.get(0)).optional()?;
+    Ok(spent.unwrap_or_default())
+}
+
+fn set_total(
+    connection: &Connection,
+    period: &str,
+    caller: &str,
+    spent: Cost,
+) -> Result<(), LedgerError> {
+    connection.execute(
+        "INSERT INTO totals (period, caller, spent) VALUES (?1, ?2, ?3)
+         ON CONFLICT DO UPDATE SET spent = excluded.spent",
+        params![period, caller, storable(spent)?],
+    )?;
+    Ok(())
+}
+
+/// The database's integers have a sign; what does not fit is refused, not wrapped.
+fn storable(cost: Cost) -> Result<i64, LedgerError> {
+    i64::try_from(cost.as_picos()).map_err(|_| LedgerError::TooLarge { cost })
+}

@@ -1,0 +1,53 @@
+//! The thread that owns the file: it takes requests in order and answers each on its own channel.
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::store::Store;
+use super::{Clock, LedgerError, Spent};
+use crate::price::Cost;
+
+/// Where an answer goes.
+pub(super) type Reply<T> = oneshot::Sender<Result<T, LedgerError>>;
+
+/// What the thread can be asked.
+pub(super) enum Request {
+    /// Record an open charge; the answer is its id.
+    Reserve { caller: String, model: String, estimate: Cost, reply: Reply<i64> },
+    /// Replace a charge's estimate. Without `reply` nobody waits, and a failure is logged.
+    Settle { id: i64, actual: Cost, reply: Option<Reply<()>> },
+    /// Read the totals of now.
+    Spent { caller: String, reply: Reply<Spent> },
+}
+
+/// Serves requests until nobody can send any more.
+pub(super) fn run(mut store: Store, clock: &Clock, mut requests: mpsc::Receiver<Request>) {
+    while let Some(request) = requests.blocking_recv() {
+        match request {
+            Request::Reserve { caller, model, estimate, reply } => {
+                let answer = store.reserve(clock(), &caller, &model, estimate);
+                if let Err(Ok(id)) = reply.send(answer) {
+                    // Nobody took the reservation, so nobody can spend on it.
+                    log_failure(id, store.settle(id, Cost::ZERO));
+                }
+            }
+            Request::Settle { id, actual, reply } => {
+                let answer = store.settle(id, actual);
+                let unheard = match reply {
+                    Some(reply) => reply.send(answer).err(),
+                    None => Some(answer),
+                };
+                unheard.into_iter().for_each(|answer| log_failure(id, answer));
+            }
+            Request::Spent { caller, reply } => {
+                // Somebody who does not wait for a number does not miss it.
+                let _ = reply.send(store.spent(clock(), &caller));
+            }
+        }
+    }
+}
+
+fn log_failure(id: i64, answer: Result<(), LedgerError>) {
+    if let Err(error) = answer {
+        tracing::warn!(charge = id, %error, "charge not settled, its estimate stays");
+    }
+}

@@ -1,0 +1,154 @@
+//! One hosted model's endpoint: sends a request until its answer has begun, or says why it did not.
+//!
+//! An answer counts as begun with its first valid chunk, so that a failure before it can still be tried again
+//! or become a status. After it nothing is ever sent twice.
+
+use std::time::{Duration, Instant};
+
+use harmonium_openai::{
+    ChatChunk, ChatRequest, ChatStream, Client, ClientConfig, Error as ClientError,
+};
+
+use crate::breaker::{Breaker, BreakerState};
+use crate::config::{HostedConfig, HostedModel, Timeouts};
+use crate::error::{Error, Result, Verdict};
+
+/// First rest before another try; each further one may be twice as long.
+const FIRST_REST: Duration = Duration::from_millis(500);
+/// Longest rest of our own choice.
+const MAX_REST: Duration = Duration::from_secs(8);
+/// Longest rest that upstream may ask for before we hand its request for patience on to the client.
+const MAX_ASKED_REST: Duration = Duration::from_secs(20);
+/// Longest answer in bytes. The longest there is, with log-probabilities, has a few hundred bytes a token.
+const MAX_ANSWER_BYTES: usize = 64 << 20;
+
+/// A model, the way to it, and whether it works.
+#[derive(Debug)]
+pub(crate) struct Upstream {
+    pub(crate) model: HostedModel,
+    client: Client,
+    breaker: Breaker,
+    timeouts: Timeouts,
+    max_attempts: u32,
+}
+
+/// An answer that has begun.
+#[derive(Debug)]
+pub(crate) struct Begun {
+    pub(crate) first: ChatChunk,
+    pub(crate) rest: ChatStream,
+}
+
+impl Upstream {
+    pub(crate) fn new(model: HostedModel, config: &HostedConfig) -> harmonium_openai::Result<Self> {
+        let client = Client::new(ClientConfig {
+            base_url: model.base_url.clone(),
+            api_key: Some(model.api_key.expose().to_owned()),
+            connect_timeout: config.timeouts.connect,
+            // Ours count chunks, whatever comments come between them, and end first.
+            read_timeout: 2 * config.timeouts.first_chunk.max(config.timeouts.between_chunks),
+            max_answer_bytes: MAX_ANSWER_BYTES,
+        })?;
+        Ok(Self {
+            model,
+            client,
+            breaker: Breaker::new(config.breaker),
+            timeouts: config.timeouts,
+            max_attempts: config.max_attempts,
+        })
+    }
+
+    pub(crate) fn state(&self) -> BreakerState {
+        self.breaker.state(Instant::now())
+    }
+
+    /// Sends `request` until it is answered, refused, or no more tries are left.
+    pub(crate) async fn begin(&self, request: &ChatRequest) -> Result<Begun> {
+        let mut attempt = 1;
+        let mut last = None;
+        loop {
+            let leave = match self.breaker.admit(Instant::now()) {
+                Ok(leave) => leave,
+                // What made the breaker open says more than that it is open.
+                Err(retry_after) => return Err(last.unwrap_or_else(|| self.down(retry_after))),
+            };
+            let (error, verdict) = match self.attempt(request).await {
+                Ok(begun) => {
+                    leave.succeeded();
+                    return Ok(begun);
+                }
+                Err(failure) => failure,
+            };
+            match (&error, verdict) {
+                (_, Verdict::Refusal) => leave.succeeded(),
+                // It works, only not for us now.
+                (Error::Busy { .. }, _) => drop(leave),
+                _ => leave.failed(Instant::now()),
+            }
+            tracing::warn!(%error, attempt, "a hosted model did not answer");
+            let Verdict::Retry(asked) = verdict else { return Err(error) };
+            if attempt == self.max_attempts || asked.is_some_and(|asked| asked > MAX_ASKED_REST) {
+                return Err(error);
+            }
+            tokio::time::sleep(rest(attempt, asked)).await;
+            attempt += 1;
+            last = Some(error);
+        }
+    }
+
+    async fn attempt(&self, request: &ChatRequest) -> std::result::Result<Begun, (Error, Verdict)> {
+        let begin = async {
+            let mut rest = self.client.chat_stream(request).await?;
+            let first = rest.next().await.ok_or(ClientError::Truncated)??;
+            Ok(Begun { first, rest })
+        };
+        let waited = self.timeouts.first_chunk;
+        match tokio::time::timeout(waited, begin).await {
+            Ok(begun) => begun.map_err(|error| Error::from_client(&self.model.name, error)),
+            // Not tried again: upstream may be at work on it, for money.
+            Err(_) => Err((self.timeout(waited), Verdict::Failure)),
+        }
+    }
+
+    /// The next chunk of an answer that has begun; `None` at its end.
+    pub(crate) async fn next(&self, rest: &mut ChatStream) -> Option<Result<ChatChunk>> {
+        let waited = self.timeouts.between_chunks;
+        match tokio::time::timeout(waited, rest.next()).await {
+            Ok(next) => next
+                .map(|chunk| chunk.map_err(|error| Error::from_client(&self.model.name, error).0)),
+            Err(_) => Some(Err(self.timeout(waited))),
+        }
+    }
+
+    fn timeout(&self, waited: Duration) -> Error {
+        Error::Timeout { model: self.model.name.clone(), waited }
+    }
+
+    fn down(&self, retry_after: Duration) -> Error {
+        Error::Down { model: self.model.name.clone(), retry_after }
+    }
+}
+
+/// How long to rest after a try, drawn at random so that many clients do not come back together.
+fn rest(attempt: u32, asked: Option<Duration>) -> Duration {
+    let longest = FIRST_REST.saturating_mul(1 << (attempt - 1).min(8)).min(MAX_REST);
+    let drawn = longest.mul_f64(fastrand::f64());
+    // No sooner than upstream asked for, and not all at that very moment.
+    asked.map_or(drawn, |asked| asked + drawn / 4)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rests_grow_to_a_bound_and_never_undercut_what_was_asked() {
+        for attempt in 1..40 {
+            assert!(rest(attempt, None) <= MAX_REST);
+            let asked = Duration::from_secs(3);
+            let rested = rest(attempt, Some(asked));
+            assert!(rested >= asked && rested <= asked + MAX_REST / 4);
+        }
+        assert!(rest(1, None) <= FIRST_REST);
+    }
+}
