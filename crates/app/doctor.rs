@@ -16,7 +16,7 @@ use harmonium_model::{Checkpoint, Source};
 use crate::environment::Environment;
 use crate::machine::{self, gib};
 use crate::settings::{Device, Resolved, Settings, SettingsArgs};
-use crate::stack;
+use crate::{hosted, stack};
 
 /// Less free disk than this fits no published checkpoint: the 20B model's shards are 12.8 GiB.
 const SMALLEST_DOWNLOAD: u64 = 14 << 30;
@@ -71,6 +71,7 @@ pub(crate) fn run(args: &SettingsArgs, environment: &Environment) -> Result<Exit
     }
     report.add(device(&resolved.settings))?;
     report.add(model(&resolved.settings, environment))?;
+    report.add(hosted(&resolved.settings, environment))?;
     report.add(disk(&resolved.settings, environment))?;
     report.add(port(&resolved.settings))?;
     Ok(report.exit_code())
@@ -129,6 +130,27 @@ fn configuration(resolved: &Resolved) -> Vec<Finding> {
     std::iter::once(Finding::ok("configuration", text))
         .chain(warnings.map(|text| Finding::warn("configuration", text, advice)))
         .collect()
+}
+
+/// Looks at settings and keys only: nothing is sent.
+fn hosted(settings: &Settings, environment: &Environment) -> Finding {
+    if !settings.hosted.enabled {
+        return Finding::ok("hosted", "off: no request leaves this machine");
+    }
+    let config = hosted::config(settings, environment)
+        .and_then(|config| config.check().map(|()| config).map_err(Into::into));
+    match config {
+        Ok(config) => {
+            let names: Vec<_> = config.models.iter().map(|model| model.name.as_str()).collect();
+            let ledger = config.ledger.display();
+            Finding::ok("hosted", format!("{}, spending in {ledger}", names.join(", ")))
+        }
+        Err(error) => Finding::fail(
+            "hosted",
+            format!("{error:#}"),
+            "correct it, or set hosted.enabled to false",
+        ),
+    }
 }
 
 fn device(settings: &Settings) -> Finding {

@@ -48,6 +48,15 @@ impl Environment {
         Some(base.join("harmonium").join("harmonium.toml"))
     }
 
+    /// Where what hosted models cost is recorded: `$XDG_DATA_HOME/harmonium/ledger.db`, or under `~/.local/share`.
+    pub(crate) fn ledger_file(&self) -> Option<PathBuf> {
+        let base = match self.get("XDG_DATA_HOME") {
+            Some(dir) => PathBuf::from(dir),
+            None => PathBuf::from(self.get("HOME")?).join(".local/share"),
+        };
+        Some(base.join("harmonium").join("ledger.db"))
+    }
+
     /// The Hugging Face cache, found as its own tools find it: `HF_HUB_CACHE`, `$HF_HOME/hub`,
     /// `~/.cache/huggingface/hub`.
     pub(crate) fn hf_cache(&self) -> Option<PathBuf> {

@@ -9,6 +9,7 @@ mod cli;
 mod config_cmd;
 mod doctor;
 mod environment;
+mod hosted;
 mod logging;
 mod logits;
 mod machine;

@@ -61,6 +61,18 @@ fn announce(stack: &Stack, settings: &Settings) -> io::Result<()> {
     };
     let context_len = stack.model().engine.spec().context_len;
     writeln!(out, "model {name} on {}, context {context_len} tokens", stack.device())?;
+    if settings.hosted.enabled {
+        let budget = &settings.hosted.budget;
+        let limit =
+            |usd: Option<f64>| usd.map_or("no limit".to_owned(), |usd| format!("{usd} USD"));
+        writeln!(
+            out,
+            "hosted {} for what does not fit; budget {} a day, {} a month",
+            settings.hosted.default,
+            limit(budget.day_usd),
+            limit(budget.month_usd)
+        )?;
+    }
     writeln!(out, "listening on {url}")?;
     writeln!(
         out,

@@ -10,6 +10,7 @@ mod annotated;
 mod declare;
 mod file;
 mod flags;
+mod hosted;
 mod layers;
 mod value;
 
@@ -18,6 +19,7 @@ use std::path::PathBuf;
 pub(crate) use annotated::annotated;
 pub(crate) use declare::{Section, Setting};
 pub(crate) use flags::SettingsArgs;
+pub(crate) use hosted::{BudgetLimits, HostedModel, HostedModels, PriceList};
 pub(crate) use layers::{Origin, Resolved};
 pub(crate) use value::{Auto, Device, LogFormat, OrNone, Positive};
 
@@ -82,5 +84,37 @@ declare::settings! {
         num_threads: Auto<Positive> = Auto::Auto, flag "threads" "N";
         /// Directory of the Hugging Face cache; auto is HF_HUB_CACHE, HF_HOME/hub or ~/.cache/huggingface/hub.
         hf_cache: Auto<PathBuf> = Auto::Auto;
+    }
+
+    /// Models on other people's machines, for what the local one cannot answer. Off unless enabled.
+    hosted: HostedSettings {
+        /// Whether requests may leave this machine at all. Where there is a server.api_key_file, only those of keys
+        /// that are marked there do; a request can forbid it with the header "x-harmonium-hosted: never".
+        enabled: bool = false;
+        /// Where a request goes that does not fit the local context: the name of one of the models.
+        default: String = "gpt-4.1-mini".to_owned();
+        /// What may be spent, in US dollars; days and months are those of UTC. A request's worst case is set aside
+        /// before it is sent and corrected by what the hosted model reports.
+        budget: BudgetLimits = BudgetLimits::careful();
+        /// File in which spending is recorded: auto is $XDG_DATA_HOME/harmonium/ledger.db or the same under
+        /// ~/.local/share.
+        ledger: Auto<PathBuf> = Auto::Auto;
+        /// So many requests waiting for the local model send further ones to the hosted one.
+        when_waiting: OrNone<Positive> = OrNone::None;
+        /// Longest wait for a connection, in seconds.
+        connect_timeout_s: Positive = Positive::of(10);
+        /// Longest wait for the beginning of an answer, in seconds. A million tokens take a while to read.
+        first_chunk_timeout_s: Positive = Positive::of(180);
+        /// Longest silence within an answer, in seconds.
+        chunk_timeout_s: Positive = Positive::of(60);
+        /// Most tries of one request, the first included. Nothing is tried again once its answer has begun.
+        max_attempts: Positive = Positive::of(3);
+        /// So many failures in a row, and a hosted model is left alone for a while.
+        breaker_failures: Positive = Positive::of(5);
+        /// How long it is left alone, in seconds.
+        breaker_cooldown_s: Positive = Positive::of(30);
+        /// The models; each may also be written as a table [[hosted.models]]. context and max_output are in tokens,
+        /// prices in US dollars per million tokens. Plain http is for addresses of this machine only.
+        models: HostedModels = HostedModels::published();
     }
 }

@@ -8,14 +8,14 @@ use anyhow::{Context, Result, bail};
 use harmonium_engine::{EngineConfig, SamplingParams};
 use harmonium_harmony::Tokenizer;
 use harmonium_model::{Checkpoint, Config, CpuExecutor, CpuOptions, Generation, Source};
-use harmonium_server::{LocalModel, Server, ServerConfig};
+use harmonium_server::{ApiKey, LocalModel, Server, ServerConfig};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::environment::Environment;
 use crate::settings::{Device, OrNone, Settings};
-use crate::{machine, progress};
+use crate::{hosted, machine, progress};
 
 /// A server that answers, and what it answers with.
 pub(crate) struct Stack {
@@ -36,7 +36,8 @@ impl Stack {
     ) -> Result<Self> {
         check_device(settings.model.device)?;
         let address = listener.local_addr().context("the listener has no address")?;
-        let server = Server::new(server_config(settings)?)?;
+        let hosted = hosted::start(settings, environment)?;
+        let server = Server::new(server_config(settings)?, hosted)?;
         let serving = {
             let (server, shutdown) = (server.clone(), shutdown.clone());
             tokio::spawn(async move { server.serve(listener, shutdown.cancelled_owned()).await })
@@ -190,6 +191,7 @@ fn server_config(settings: &Settings) -> Result<ServerConfig> {
     };
     Ok(ServerConfig {
         api_keys,
+        hosted_when_waiting: hosted::when_waiting(settings)?,
         cors_origins: server.cors_origins.clone(),
         max_connections: server.max_connections.get().try_into()?,
         idle_timeout: seconds(server.idle_timeout_s.get()),
@@ -202,17 +204,28 @@ fn server_config(settings: &Settings) -> Result<ServerConfig> {
     })
 }
 
-/// The keys of a file: one a line, without comments and empty lines. A file without a key would lock everybody
-/// out or let everybody in, so it is an error.
-fn read_keys(path: &Path) -> Result<Vec<String>> {
+/// The keys of a file: one a line, without comments and empty lines; `hosted` behind a key lets its requests go
+/// to hosted models. A file without a key would lock everybody out or let everybody in, so it is an error.
+fn read_keys(path: &Path) -> Result<Vec<ApiKey>> {
     let text = std::fs::read_to_string(path)
         .with_context(|| format!("server.api_key_file: cannot read {}", path.display()))?;
-    let keys: Vec<String> = text
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty() && !line.starts_with('#'))
-        .map(str::to_owned)
-        .collect();
+    let mut keys = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let may_host = match *words {
+            [] => continue,
+            [key, ..] if key.starts_with('#') => continue,
+            [_] => false,
+            [_, "hosted"] => true,
+            // Not shown: it may be part of a key.
+            _ => bail!(
+                "server.api_key_file: {}:{} has more than a key and the word \"hosted\"",
+                path.display(),
+                index + 1
+            ),
+        };
+        keys.push(ApiKey { key: words[0].to_owned(), may_host });
+    }
     if keys.is_empty() {
         bail!("server.api_key_file: {} has no key", path.display());
     }
@@ -239,8 +252,12 @@ mod tests {
     fn key_file_must_have_a_key() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("keys");
-        std::fs::write(&path, "# mine\n\n  abc \nx#y\n").unwrap();
-        assert_eq!(read_keys(&path).unwrap(), ["abc", "x#y"]);
+        std::fs::write(&path, "# mine\n\n  abc \nx#y  hosted\n").unwrap();
+        let key = |key: &str, may_host| ApiKey { key: key.to_owned(), may_host };
+        assert_eq!(read_keys(&path).unwrap(), [key("abc", false), key("x#y", true)]);
+        std::fs::write(&path, "abc secret\n").unwrap();
+        let message = read_keys(&path).unwrap_err().to_string();
+        assert!(message.contains("keys:1") && !message.contains("secret"), "{message}");
         std::fs::write(&path, "# none yet\n").unwrap();
         assert!(read_keys(&path).unwrap_err().to_string().ends_with("has no key"));
     }

@@ -29,7 +29,11 @@ pub(crate) fn python() -> Result<()> {
     let server = Server::start(false)?;
     let mut suite = program(&python);
     suite.arg(source.join("suite.py")).arg(server.url());
-    run(suite)
+    run(suite)?;
+    // It starts a server of its own, behind which there is a hosted model.
+    let mut hosted = program(&python);
+    hosted.arg(source.join("hosted.py")).arg(server.binary());
+    run(hosted)
 }
 
 /// Runs the suite for the JavaScript SDK.

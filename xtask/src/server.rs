@@ -1,6 +1,7 @@
 //! The real binary, serving the nano model on a free port while a suite runs against it.
 
 use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Stdio};
 use std::sync::mpsc::sync_channel;
 use std::time::Duration;
@@ -16,6 +17,7 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 pub(crate) struct Server {
     child: Child,
     url: String,
+    binary: PathBuf,
 }
 
 impl Server {
@@ -37,7 +39,7 @@ impl Server {
             .with_context(|| format!("cannot start {}", binary.display()))?;
         let stdout = child.stdout.take().expect("stdout is piped");
         match wait_for_url(stdout) {
-            Ok(url) => Ok(Self { child, url }),
+            Ok(url) => Ok(Self { child, url, binary }),
             Err(error) => {
                 // The error below says what matters; the process may have ended by itself.
                 let _ = child.kill();
@@ -45,6 +47,11 @@ impl Server {
                 Err(error)
             }
         }
+    }
+
+    /// The program that it runs.
+    pub(crate) fn binary(&self) -> &Path {
+        &self.binary
     }
 
     /// Its base URL, without a path.

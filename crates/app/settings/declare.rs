@@ -26,6 +26,8 @@ pub(crate) struct Setting {
     pub(crate) accepts: fn(&str) -> bool,
     /// Gives it a value; false means that the value is not of its kind.
     pub(crate) assign: fn(&mut Settings, &Raw) -> bool,
+    /// What is wrong with a value that it does not take, if more can be said than what it takes.
+    pub(crate) problem: fn(&Raw) -> Option<String>,
     /// Its value as the configuration file would spell it.
     pub(crate) show: fn(&Settings) -> String,
 }
@@ -122,6 +124,7 @@ macro_rules! settings {
                         None => false,
                     }
                 },
+                problem: <$kind as $crate::settings::value::Value>::problem,
                 show: |settings| {
                     $crate::settings::value::Value::show(&settings.$section.$key)
                 },

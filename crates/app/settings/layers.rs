@@ -118,6 +118,9 @@ impl Resolved {
 
     fn assign(&mut self, setting: &'static Setting, raw: &Raw, origin: Origin) -> Result<()> {
         if !(setting.assign)(&mut self.settings, raw) {
+            if let Some(problem) = (setting.problem)(raw) {
+                bail!("{origin}: {}: {problem}", setting.name);
+            }
             bail!("{origin}: {} takes {}, not {raw}", setting.name, (setting.kind)());
         }
         let index = SETTINGS.iter().position(|known| known.name == setting.name);

@@ -33,6 +33,11 @@ pub(crate) trait Value: Sized {
     /// Spells the value as the configuration file does.
     fn show(&self) -> String;
 
+    /// What is wrong with a value that is not of its kind, where that says more than what the kind is.
+    fn problem(_raw: &Raw) -> Option<String> {
+        None
+    }
+
     /// Reads a value from wherever it comes.
     fn from_raw(raw: &Raw) -> Option<Self> {
         match raw {

@@ -62,7 +62,7 @@ impl Answer {
         arrived: Instant,
         running: TaskTrackerToken,
     ) -> Result<Self> {
-        let Prepared { turn, prompt, max_tokens } = prepared;
+        let Prepared { turn, prompt, max_tokens, .. } = prepared;
         let ready = state.ready()?;
         let seed = turn.seed.unwrap_or_else(|| Uuid::new_v4().as_u64_pair().0);
         let sampling = Arc::new(turn.sampling.clone());

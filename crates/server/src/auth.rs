@@ -7,23 +7,32 @@ use axum::http::header::AUTHORIZATION;
 use axum::middleware::Next;
 use axum::response::Response;
 
+use crate::config::ApiKey;
 use crate::error::{Error, Result};
 use crate::state::AppState;
 
-/// Lets a request pass if keys are off or it presents one of them.
+/// Who asks, as far as the key tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Caller {
+    /// Which of the configured keys; `None` where keys are off.
+    pub(crate) key_index: Option<usize>,
+}
+
+/// Lets a request pass if keys are off or it presents one of them, and notes whose it is.
 pub(crate) async fn require_key(
     State(state): State<Arc<AppState>>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Result<Response> {
     let presented = request.headers().get(AUTHORIZATION).map(|value| value.as_bytes());
-    check(&state.config.api_keys, presented)?;
+    let caller = check(&state.config.api_keys, presented)?;
+    request.extensions_mut().insert(caller);
     Ok(next.run(request).await)
 }
 
-fn check(keys: &[String], authorization: Option<&[u8]>) -> Result<()> {
+fn check(keys: &[ApiKey], authorization: Option<&[u8]>) -> Result<Caller> {
     if keys.is_empty() {
-        return Ok(());
+        return Ok(Caller { key_index: None });
     }
     let authorization = authorization.ok_or(Error::MissingKey)?;
     let (scheme, key) = authorization.split_at_checked(7).ok_or(Error::WrongKey)?;
@@ -31,8 +40,10 @@ fn check(keys: &[String], authorization: Option<&[u8]>) -> Result<()> {
         return Err(Error::MissingKey);
     }
     // Every key is compared to its end, so that the time taken says nothing about how close a guess was.
-    let is_known = keys.iter().fold(false, |known, ours| known | equal(ours.as_bytes(), key));
-    if is_known { Ok(()) } else { Err(Error::WrongKey) }
+    let key_index = keys.iter().enumerate().fold(None, |found, (index, ours)| {
+        if equal(ours.key.as_bytes(), key) { Some(index) } else { found }
+    });
+    if key_index.is_some() { Ok(Caller { key_index }) } else { Err(Error::WrongKey) }
 }
 
 /// Compares without an early exit; only the length shows.
@@ -48,10 +59,11 @@ mod tests {
 
     #[test]
     fn only_a_whole_key_passes() {
-        let keys = ["alpha".to_owned(), "beta".to_owned()];
+        let keys = ["alpha", "beta"].map(|key| ApiKey { key: key.to_owned(), may_host: false });
+        let caller = |index| Ok(Caller { key_index: Some(index) });
         let try_key = |value: &str| check(&keys, Some(value.as_bytes()));
-        assert_eq!(try_key("Bearer beta"), Ok(()));
-        assert_eq!(try_key("bearer alpha"), Ok(()));
+        assert_eq!(try_key("Bearer beta"), caller(1));
+        assert_eq!(try_key("bearer alpha"), caller(0));
         for wrong in ["Bearer alph", "Bearer alphaa", "Bearer ", "Bearer", "Bearer gamma"] {
             assert_eq!(try_key(wrong), Err(Error::WrongKey), "{wrong}");
         }
@@ -61,7 +73,8 @@ mod tests {
 
     #[test]
     fn without_keys_everyone_passes() {
-        assert_eq!(check(&[], None), Ok(()));
-        assert_eq!(check(&[], Some(b"Bearer anything")), Ok(()));
+        let nobody = Ok(Caller { key_index: None });
+        assert_eq!(check(&[], None), nobody);
+        assert_eq!(check(&[], Some(b"Bearer anything")), nobody);
     }
 }

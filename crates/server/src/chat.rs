@@ -1,25 +1,23 @@
 //! `POST /v1/chat/completions`.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
-use axum::extract::{FromRequest, Request, State};
-use axum::http::StatusCode;
+use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use harmonium_openai::{ChatCompletion, Fold};
 use tokio::time::Instant;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::answer::Answer;
+use crate::dispatch::Route;
 use crate::error::{Error, Result};
-use crate::prepare::prepare;
+use crate::hosted_answer::{Asking, HostedAnswer};
+use crate::reply::Reply;
+use crate::route::{Routed, route};
 use crate::state::AppState;
 use crate::stream;
-
-/// A body that takes longer to arrive is not worth its connection.
-const BODY_TIMEOUT: Duration = Duration::from_secs(120);
+use crate::validate::UsageMode;
 
 /// Answers a chat request, streamed or whole.
 pub(crate) async fn completions(
@@ -30,34 +28,53 @@ pub(crate) async fn completions(
     // Before the body, so that a server that cannot answer does not read books.
     state.ready()?;
     let running = state.begin_answer();
-    let body = read_body(&state, request).await?;
-    let prepared = prepare(&state, body).await?;
-    let is_stream = prepared.turn.stream.is_some();
-    let answer = Answer::start(Arc::clone(&state), prepared, arrived, running)?;
+    let routed = route(&state, request).await?;
+    let is_stream = routed.prepared.turn.stream.is_some();
+    let mut reply = start(&state, routed, arrived, running).await?;
+    let (backend, reason) = reply.origin();
+    state.metrics.count_answer(backend, reason.as_str());
     if is_stream {
-        return Ok(stream::response(answer, state));
+        return Ok(stream::response(reply, state));
     }
-    Ok(Json(whole(answer).await?).into_response())
+    let whole = Json(whole(&mut reply).await?);
+    // After the end, when the cost is known.
+    Ok((reply.headers(), whole).into_response())
+}
+
+async fn start(
+    state: &Arc<AppState>,
+    routed: Routed,
+    arrived: Instant,
+    running: TaskTrackerToken,
+) -> Result<Reply> {
+    let Routed { prepared, route, caller } = routed;
+    let state = Arc::clone(state);
+    match route {
+        Route::Local => {
+            let model = Arc::clone(&state.ready()?.name);
+            let answer = Answer::start(state, prepared, arrived, running)?;
+            Ok(Reply::Local { answer: Box::new(answer), model })
+        }
+        Route::Hosted(route) => {
+            let request = prepared.request.as_deref().ok_or(Error::Internal)?;
+            let asking = Asking {
+                route: &route,
+                request,
+                key_index: caller.key_index,
+                usage_mode: prepared.turn.stream.unwrap_or(UsageMode::AtEnd),
+                arrived,
+            };
+            let answer = HostedAnswer::start(state, asking, running).await?;
+            Ok(Reply::Hosted(Box::new(answer)))
+        }
+    }
 }
 
 /// Folds the stream: a whole answer is what its chunks add up to.
-async fn whole(mut answer: Answer) -> Result<ChatCompletion> {
+async fn whole(reply: &mut Reply) -> Result<ChatCompletion> {
     let mut fold = Fold::new();
-    while let Some(chunk) = answer.next().await {
+    while let Some(chunk) = reply.next().await {
         fold.push(chunk?);
     }
     fold.finish().ok_or(Error::Internal)
-}
-
-async fn read_body(state: &AppState, request: Request) -> Result<Bytes> {
-    let body = Bytes::from_request(request, &());
-    let body = tokio::time::timeout(BODY_TIMEOUT, body)
-        .await
-        .map_err(|_| Error::BodyTimeout { seconds: BODY_TIMEOUT.as_secs() })?;
-    body.map_err(|rejection: BytesRejection| match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => {
-            Error::BodyTooLarge { max_bytes: state.config.max_body_bytes }
-        }
-        _ => Error::BodyBroken,
-    })
 }

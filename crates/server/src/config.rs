@@ -1,12 +1,15 @@
 //! Settings of the HTTP side that do not depend on the model.
 
+use std::fmt;
 use std::time::Duration;
 
 /// How the server behaves. Plain values: the application fills them from its configuration.
 #[derive(Debug, Clone)]
 pub struct ServerConfig {
     /// Keys that clients must present as `Authorization: Bearer KEY`; empty leaves the API open.
-    pub api_keys: Vec<String>,
+    pub api_keys: Vec<ApiKey>,
+    /// So many requests waiting for the local model send further ones to the hosted one, if they may go.
+    pub hosted_when_waiting: Option<usize>,
     /// Origins that browsers may call from, such as `https://example.org`; `*` is any, empty is none.
     pub cors_origins: Vec<String>,
     /// Most connections at a time; more wait to be accepted.
@@ -33,6 +36,7 @@ impl Default for ServerConfig {
     fn default() -> Self {
         Self {
             api_keys: Vec::new(),
+            hosted_when_waiting: None,
             cors_origins: Vec::new(),
             max_connections: 1024,
             idle_timeout: Duration::from_secs(60),
@@ -44,6 +48,21 @@ impl Default for ServerConfig {
             default_max_tokens: 32_768,
             date: None,
         }
+    }
+}
+
+/// A key that clients present.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ApiKey {
+    /// The key itself.
+    pub key: String,
+    /// Whether its requests may go to a hosted model.
+    pub may_host: bool,
+}
+
+impl fmt::Debug for ApiKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ApiKey").field("may_host", &self.may_host).finish_non_exhaustive()
     }
 }
 
@@ -73,7 +92,7 @@ pub enum ConfigError {
 impl ServerConfig {
     /// Finds the first setting that cannot be used.
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
-        if let Some(index) = self.api_keys.iter().position(String::is_empty) {
+        if let Some(index) = self.api_keys.iter().position(|key| key.key.is_empty()) {
             return Err(ConfigError::EmptyApiKey { index });
         }
         if let Some(origin) = self.cors_origins.iter().find(|origin| !is_origin(origin)) {
@@ -113,6 +132,10 @@ mod tests {
         assert_eq!(ServerConfig::default().check(), Ok(()));
     }
 
+    fn key(key: &str) -> ApiKey {
+        ApiKey { key: key.to_owned(), may_host: false }
+    }
+
     #[test]
     fn an_unusable_setting_is_named() {
         let check = |change: fn(&mut ServerConfig)| {
@@ -122,7 +145,7 @@ mod tests {
         };
         assert_eq!(check(|config| config.max_n = 0), "max_n is 0");
         assert_eq!(
-            check(|config| config.api_keys = vec!["a".into(), String::new()]),
+            check(|config| config.api_keys = ["a", ""].map(key).into()),
             "api key 1 is empty"
         );
         assert!(

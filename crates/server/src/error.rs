@@ -4,10 +4,13 @@
 //! [`Error::shape`], an exhaustive match. Messages name fields and values of the request, never keys or texts
 //! of the conversation. Causes that are ours alone (a failed step, a panic) are logged, not shown.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use harmonium_engine::EngineError;
+use harmonium_hosted::{self as hosted, LedgerError};
 use harmonium_openai::{ErrorBody, ErrorObject};
 
 /// Result of anything a request can fail in.
@@ -38,6 +41,18 @@ pub(crate) enum Error {
          {prompt_len} tokens. Please reduce the length of the messages."
     )]
     ContextLength { prompt_len: usize, context_len: u32 },
+    /// The prompt leaves no room in the hosted model either. The words are OpenAI's, as above.
+    #[error(
+        "This model's maximum context length is {context_len} tokens, and that of {hosted} is {hosted_len} tokens. \
+         However, your messages resulted in {prompt_len} tokens. Please reduce the length of the messages."
+    )]
+    ContextLengthOfAll { prompt_len: u64, context_len: u32, hosted: String, hosted_len: u64 },
+    /// The request asks for a hosted model and may not use one.
+    #[error("{0}")]
+    NotAllowed(NotAllowed),
+    /// A hosted model was asked and did not answer.
+    #[error("{message}")]
+    Hosted { fault: HostedFault, message: String },
     /// Keys are required and none was given.
     #[error("no api key given: send it as \"Authorization: Bearer KEY\"")]
     MissingKey,
@@ -76,6 +91,47 @@ pub(crate) enum Unavailable {
     /// The engine has failed.
     #[error("the engine is not running")]
     Stopped,
+}
+
+/// Why a request may not use a hosted model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NotAllowed {
+    /// The operator has not configured any.
+    #[error("this server has no hosted models, set hosted.enabled")]
+    Off,
+    /// The caller's key is for the local model only.
+    #[error("this api key may not use hosted models")]
+    Key,
+    /// The request itself forbids it.
+    #[error("x-harmonium-hosted: never forbids the hosted model that the request needs")]
+    Request,
+}
+
+/// What went wrong with a hosted model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum HostedFault {
+    /// What may be spent is spent.
+    Budget,
+    /// What was spent is not known, so nothing more may be.
+    Ledger,
+    /// It is left alone for a while.
+    Down { retry_after_seconds: u32 },
+    /// It counted more tokens than it takes.
+    TooLong,
+    /// It found the request wrong.
+    Refused { param: Option<String> },
+    /// It does not take our key.
+    Key,
+    /// It does not exist upstream.
+    Gone,
+    /// It gets too many requests.
+    Busy { retry_after_seconds: u32 },
+    /// Our account there does not allow the request.
+    Quota,
+    /// It took too long.
+    Timeout,
+    /// It failed.
+    Upstream,
 }
 
 /// What kind of wrong a field is.
@@ -170,6 +226,14 @@ impl Error {
                 param: Some("messages"),
                 ..invalid(S::BAD_REQUEST, "context_length_exceeded")
             },
+            Self::ContextLengthOfAll { .. } => Shape {
+                param: Some("messages"),
+                ..invalid(S::BAD_REQUEST, "context_length_exceeded")
+            },
+            Self::NotAllowed(_) => {
+                Shape { param: Some("model"), ..invalid(S::FORBIDDEN, "hosted_not_allowed") }
+            }
+            Self::Hosted { fault, .. } => fault.shape(),
             Self::MissingKey | Self::WrongKey => invalid(S::UNAUTHORIZED, "invalid_api_key"),
             Self::UnknownModel { .. } => {
                 Shape { param: Some("model"), ..invalid(S::NOT_FOUND, "model_not_found") }
@@ -191,6 +255,80 @@ impl Error {
                 Shape { kind: "api_error", ..invalid(S::INTERNAL_SERVER_ERROR, "internal") }
             }
         }
+    }
+}
+
+impl HostedFault {
+    fn shape(&self) -> Shape<'_> {
+        use StatusCode as S;
+        let shape = |status, kind, code| Shape {
+            status,
+            kind,
+            code,
+            param: None,
+            retry_after_seconds: None,
+        };
+        let limited = |code| shape(S::TOO_MANY_REQUESTS, "rate_limit_error", code);
+        let failed = |status, code| shape(status, "api_error", code);
+        match self {
+            Self::Budget => limited("hosted_budget_exceeded"),
+            Self::Ledger => failed(S::SERVICE_UNAVAILABLE, "hosted_ledger_unavailable"),
+            Self::Down { retry_after_seconds } => Shape {
+                retry_after_seconds: Some(*retry_after_seconds),
+                ..failed(S::SERVICE_UNAVAILABLE, "hosted_unavailable")
+            },
+            Self::TooLong => Shape {
+                param: Some("messages"),
+                ..shape(S::BAD_REQUEST, "invalid_request_error", "context_length_exceeded")
+            },
+            Self::Refused { param } => Shape {
+                param: param.as_deref(),
+                ..shape(S::BAD_REQUEST, "invalid_request_error", "hosted_refused")
+            },
+            Self::Key => failed(S::BAD_GATEWAY, "hosted_key_rejected"),
+            Self::Gone => failed(S::BAD_GATEWAY, "hosted_model_not_found"),
+            Self::Busy { retry_after_seconds } => Shape {
+                retry_after_seconds: Some(*retry_after_seconds),
+                ..limited("hosted_rate_limited")
+            },
+            Self::Quota => limited("hosted_quota_exceeded"),
+            Self::Timeout => failed(S::GATEWAY_TIMEOUT, "hosted_timeout"),
+            Self::Upstream => failed(S::BAD_GATEWAY, "hosted_failed"),
+        }
+    }
+
+    /// Whether asking again would only fail again: what is spent stays spent.
+    fn is_final(&self) -> bool {
+        matches!(self, Self::Budget | Self::Quota | Self::Key | Self::Gone)
+    }
+}
+
+impl From<hosted::Error> for Error {
+    fn from(error: hosted::Error) -> Self {
+        let seconds = |wait: Duration| u32::try_from(wait.as_secs().max(1)).unwrap_or(u32::MAX);
+        let message = error.to_string();
+        let fault = match error {
+            hosted::Error::Ledger(LedgerError::Exceeded { .. }) => HostedFault::Budget,
+            hosted::Error::Ledger(error) => {
+                tracing::error!(%error, "spending cannot be recorded, so nothing is spent");
+                let message = "the record of spending is not available".to_owned();
+                return Self::Hosted { fault: HostedFault::Ledger, message };
+            }
+            hosted::Error::Down { retry_after, .. } => {
+                HostedFault::Down { retry_after_seconds: seconds(retry_after) }
+            }
+            hosted::Error::TooLong { .. } => HostedFault::TooLong,
+            hosted::Error::Refused { param, .. } => HostedFault::Refused { param },
+            hosted::Error::Key { .. } => HostedFault::Key,
+            hosted::Error::Gone { .. } => HostedFault::Gone,
+            hosted::Error::Busy { retry_after, .. } => HostedFault::Busy {
+                retry_after_seconds: seconds(retry_after.unwrap_or(Duration::from_secs(5))),
+            },
+            hosted::Error::Quota { .. } => HostedFault::Quota,
+            hosted::Error::Timeout { .. } => HostedFault::Timeout,
+            _ => HostedFault::Upstream,
+        };
+        Self::Hosted { fault, message }
     }
 }
 
@@ -225,6 +363,11 @@ impl IntoResponse for Error {
         if let Some(seconds) = retry_after_seconds {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
+        if let Self::Hosted { fault, .. } = &self
+            && fault.is_final()
+        {
+            headers.insert("x-should-retry", HeaderValue::from_static("false"));
+        }
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
@@ -247,6 +390,13 @@ mod tests {
         let path = Error::UnknownPath { path: "/x".into(), known: "/y" };
         let method = Error::WrongMethod { path: "/x".into(), method: "PUT".into() };
         let too_long = EngineError::ContextLength { prompt_len: 9, context_len: 8 };
+        let too_long_for_all = Error::ContextLengthOfAll {
+            prompt_len: 9,
+            context_len: 8,
+            hosted: "x".into(),
+            hosted_len: 9,
+        };
+        let refused = HostedFault::Refused { param: Some("n".into()) };
         let n = Some("n");
         vec![
             (Error::Json { reason: "x".into() }, 400, "invalid_json", None),
@@ -259,6 +409,10 @@ mod tests {
             (field(F::UnsupportedParameter), 400, "unsupported_parameter", n),
             (field(F::Missing), 400, "missing_required_parameter", n),
             (too_long.into(), 400, "context_length_exceeded", Some("messages")),
+            (too_long_for_all, 400, "context_length_exceeded", Some("messages")),
+            (Error::NotAllowed(NotAllowed::Key), 403, "hosted_not_allowed", Some("model")),
+            (hosted(HostedFault::TooLong), 400, "context_length_exceeded", Some("messages")),
+            (hosted(refused), 400, "hosted_refused", n),
             (Error::MissingKey, 401, "invalid_api_key", None),
             (Error::WrongKey, 401, "invalid_api_key", None),
             (model, 404, "model_not_found", Some("model")),
@@ -267,18 +421,34 @@ mod tests {
         ]
     }
 
+    fn hosted(fault: HostedFault) -> Error {
+        Error::Hosted { fault, message: "x".into() }
+    }
+
     /// Cause, status, type, code, Retry-After of what is not.
     fn other_faults() -> Vec<(Error, u16, &'static str, &'static str, Option<&'static str>)> {
+        use HostedFault as H;
         let unavailable = Error::Unavailable;
         let full = EngineError::Overloaded { capacity: 1 };
         let lost = EngineError::Stopped("lost".into());
         let failed = EngineError::Step("nan".into());
+        let down = H::Down { retry_after_seconds: 9 };
+        let busy = H::Busy { retry_after_seconds: 9 };
         vec![
             (full.into(), 429, "rate_limit_error", "overloaded", Some("1")),
             (unavailable(Unavailable::Loading), 503, "api_error", "unavailable", Some("5")),
             (unavailable(Unavailable::Draining), 503, "api_error", "unavailable", Some("5")),
             (lost.into(), 503, "api_error", "unavailable", None),
             (failed.into(), 500, "api_error", "internal", None),
+            (hosted(H::Budget), 429, "rate_limit_error", "hosted_budget_exceeded", None),
+            (hosted(H::Ledger), 503, "api_error", "hosted_ledger_unavailable", None),
+            (hosted(down), 503, "api_error", "hosted_unavailable", Some("9")),
+            (hosted(H::Key), 502, "api_error", "hosted_key_rejected", None),
+            (hosted(H::Gone), 502, "api_error", "hosted_model_not_found", None),
+            (hosted(busy), 429, "rate_limit_error", "hosted_rate_limited", Some("9")),
+            (hosted(H::Quota), 429, "rate_limit_error", "hosted_quota_exceeded", None),
+            (hosted(H::Timeout), 504, "api_error", "hosted_timeout", None),
+            (hosted(H::Upstream), 502, "api_error", "hosted_failed", None),
         ]
     }
 

@@ -5,17 +5,22 @@
 //! token but two histogram observations.
 
 mod engine;
+mod hosted;
 
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use harmonium_hosted::{Cost, Hosted, Spent};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use self::hosted::HostedCollector;
 use crate::state::ReadyModel;
 
 /// From a CPU's first token on a short prompt to a full context's prefill.
@@ -36,6 +41,23 @@ struct ErrorLabels {
     r#type: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BackendLabels {
+    backend: &'static str,
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PeriodLabels {
+    period: &'static str,
+}
+
+/// The model is one of the configuration's, so there are few.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ModelLabels {
+    model: String,
+}
+
 /// All metrics of one server.
 #[derive(Debug)]
 pub(crate) struct Metrics {
@@ -47,11 +69,14 @@ pub(crate) struct Metrics {
     inter_token: Histogram,
     reasoning_tokens: Counter,
     recoveries: Counter,
+    answers: Family<BackendLabels, Counter>,
+    hosted_cost: Family<ModelLabels, Counter<f64, AtomicU64>>,
+    hosted_spent: Family<PeriodLabels, Gauge<f64, AtomicU64>>,
 }
 
 impl Metrics {
-    /// Metrics that read the engine of `model` once there is one.
-    pub(crate) fn new(model: Arc<OnceLock<ReadyModel>>) -> Self {
+    /// Metrics that read the engine of `model` once there is one, and the state of the hosted models.
+    pub(crate) fn new(model: Arc<OnceLock<ReadyModel>>, hosted: Option<Arc<Hosted>>) -> Self {
         let mut registry = Registry::with_prefix("harmonium");
         let requests = Family::default();
         let errors = Family::default();
@@ -60,6 +85,9 @@ impl Metrics {
         let inter_token = Histogram::new(SECONDS_BETWEEN_TOKENS);
         let reasoning_tokens = Counter::default();
         let recoveries = Counter::default();
+        let answers = Family::default();
+        let hosted_cost = Family::default();
+        let hosted_spent = Family::default();
         // The encoder adds a counter's `_total` and every help text's full stop.
         let r = &mut registry;
         r.register("requests", "HTTP requests by route and status", requests.clone());
@@ -74,6 +102,16 @@ impl Metrics {
         r.register("reasoning_tokens", help, reasoning_tokens.clone());
         let help = "Places where malformed output of the model was mended";
         r.register("parser_recoveries", help, recoveries.clone());
+        let help = "Answers that began, by backend and why";
+        r.register("answers", help, answers.clone());
+        let help = "What hosted answers cost; those that broke off count in full";
+        r.register("hosted_cost_usd", help, hosted_cost.clone());
+        if let Some(hosted) = hosted {
+            let help =
+                "Spent on hosted answers in the current day and month, with what is set aside";
+            r.register("hosted_spent_usd", help, hosted_spent.clone());
+            r.register_collector(Box::new(HostedCollector::new(hosted)));
+        }
         r.register_collector(Box::new(engine::EngineCollector::new(model)));
         Self {
             registry,
@@ -84,7 +122,19 @@ impl Metrics {
             inter_token,
             reasoning_tokens,
             recoveries,
+            answers,
+            hosted_cost,
+            hosted_spent,
         }
+    }
+
+    pub(crate) fn count_answer(&self, backend: &'static str, reason: &'static str) {
+        self.answers.get_or_create(&BackendLabels { backend, reason }).inc();
+    }
+
+    pub(crate) fn count_hosted_cost(&self, model: &str, cost: Cost) {
+        let labels = ModelLabels { model: model.to_owned() };
+        self.hosted_cost.get_or_create(&labels).inc_by(cost.as_usd());
     }
 
     pub(crate) fn count_request(&self, route: &str, status: u16) {
@@ -94,6 +144,12 @@ impl Metrics {
 
     pub(crate) fn count_error(&self, code: &'static str) {
         self.errors.get_or_create(&ErrorLabels { r#type: code }).inc();
+    }
+
+    pub(crate) fn set_hosted_spent(&self, spent: Spent) {
+        for (period, cost) in [("day", spent.day), ("month", spent.month)] {
+            self.hosted_spent.get_or_create(&PeriodLabels { period }).set(cost.as_usd());
+        }
     }
 
     pub(crate) fn observe_queue(&self, waited: Duration) {
@@ -130,7 +186,7 @@ mod tests {
 
     #[test]
     fn names_are_what_dashboards_expect() {
-        let metrics = Metrics::new(Arc::default());
+        let metrics = Metrics::new(Arc::default(), None);
         metrics.count_request("/v1/models", 200);
         metrics.count_error("overloaded");
         metrics.observe_first_token(Duration::from_millis(20));

@@ -7,9 +7,11 @@ use std::sync::Arc;
 
 use axum::body::Bytes;
 use harmonium_harmony::render;
+use harmonium_hosted::Hosted;
 use harmonium_openai::ChatRequest;
 use serde::de::DeserializeOwned;
 
+use crate::dispatch::AUTO;
 use crate::error::{Error, FieldCode, Result};
 use crate::state::{AppState, ReadyModel};
 use crate::validate::{Bounds, Turn, validate};
@@ -24,6 +26,10 @@ pub(crate) struct Prepared {
     pub(crate) prompt: Vec<u32>,
     /// The request's limit or the default; the engine cuts it to the room that the prompt leaves.
     pub(crate) max_tokens: u32,
+    /// The hosted model it names, if it names one.
+    pub(crate) hosted_model: Option<String>,
+    /// What it came as, where there is a hosted model to translate it for.
+    pub(crate) request: Option<Box<ChatRequest>>,
 }
 
 /// Prepares a chat request for the model of `state`.
@@ -48,13 +54,15 @@ pub(crate) async fn prepare(state: &Arc<AppState>, body: Bytes) -> Result<Prepar
 fn prepare_now(state: &AppState, body: &[u8]) -> Result<Prepared> {
     let request: ChatRequest = parse(body)?;
     let ready = state.ready()?;
-    check_model(ready, request.model.as_deref())?;
+    let hosted = state.hosted.as_deref();
+    let hosted_model = hosted_model(ready, hosted, request.model.as_deref())?;
     let spec = ready.model.engine.spec();
     let bounds = Bounds {
         max_n: state.config.max_n,
         vocab_size: spec.vocab_size,
         defaults: &ready.model.defaults,
     };
+    let kept = hosted.map(|_| Box::new(request.clone()));
     let mut turn = validate(request, &bounds)?;
     turn.conversation.date = Some(match &state.config.date {
         Some(date) => date.clone(),
@@ -62,23 +70,30 @@ fn prepare_now(state: &AppState, body: &[u8]) -> Result<Prepared> {
     });
     let prompt = render(&ready.model.tokenizer, &turn.conversation);
     let max_tokens = turn.max_tokens.unwrap_or(state.config.default_max_tokens);
-    Ok(Prepared { turn, prompt, max_tokens })
+    Ok(Prepared { turn, prompt, max_tokens, hosted_model, request: kept })
 }
 
-/// A request without a model gets the one there is.
-fn check_model(ready: &ReadyModel, name: Option<&str>) -> Result<()> {
+/// The hosted model that a request names. One without a model gets whichever is best.
+fn hosted_model(
+    ready: &ReadyModel,
+    hosted: Option<&Hosted>,
+    name: Option<&str>,
+) -> Result<Option<String>> {
     match name {
-        Some(name) if !ready.model.is_called(name) => Err(unknown_model(ready, name)),
-        _ => Ok(()),
+        None | Some(AUTO) => Ok(None),
+        Some(name) if ready.model.is_called(name) => Ok(None),
+        Some(name) if hosted.is_some_and(|hosted| hosted.find(name).is_some()) => {
+            Ok(Some(name.to_owned()))
+        }
+        Some(name) => Err(unknown_model(ready, hosted, name)),
     }
 }
 
-/// The refusal of a model that is not here.
-pub(crate) fn unknown_model(ready: &ReadyModel, name: &str) -> Error {
-    Error::UnknownModel {
-        model: name.to_owned(),
-        known: ready.model.names().collect::<Vec<_>>().join(", "),
-    }
+/// The refusal of a model that is neither here nor hosted.
+pub(crate) fn unknown_model(ready: &ReadyModel, hosted: Option<&Hosted>, name: &str) -> Error {
+    let hosted = hosted.into_iter().flat_map(Hosted::models).map(|model| model.name.as_str());
+    let known: Vec<_> = ready.model.names().chain(hosted).collect();
+    Error::UnknownModel { model: name.to_owned(), known: known.join(", ") }
 }
 
 /// Reads JSON whatever the content type says; an error names the field, or the place where it is no JSON.

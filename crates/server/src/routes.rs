@@ -5,33 +5,32 @@
 
 use std::sync::Arc;
 
-use axum::extract::{DefaultBodyLimit, Path, Request, State};
-use axum::http::{HeaderValue, Method, Uri, header};
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::{HeaderName, HeaderValue, Method, Uri, header};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use harmonium_openai::{Model, ModelList};
 use serde_json::json;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer, ExposeHeaders};
 
-use crate::error::{Error, Result, Unavailable};
-use crate::prepare::unknown_model;
-use crate::state::{AppState, ReadyModel};
-use crate::{auth, chat, request_id};
+use crate::error::{Error, Result};
+use crate::state::AppState;
+use crate::{auth, chat, models, reply, request_id, route};
 
-const ROUTES: &str =
-    "POST /v1/chat/completions, GET /v1/models, GET /v1/models/{id}, GET /health, GET /metrics";
+const ROUTES: &str = "POST /v1/chat/completions, POST /v1/route, GET /v1/models, GET /v1/models/{id}, GET /health, GET /metrics";
 
 /// The whole API over `state`.
 pub(crate) fn router(state: Arc<AppState>) -> Router {
     let api = Router::new()
         .route("/v1/chat/completions", post(chat::completions))
         .route("/v1/chat/completions/", post(chat::completions))
-        .route("/v1/models", get(list_models))
-        .route("/v1/models/", get(list_models))
-        .route("/v1/models/{*id}", get(show_model))
+        .route("/v1/route", post(route::dry_run))
+        .route("/v1/route/", post(route::dry_run))
+        .route("/v1/models", get(models::list))
+        .route("/v1/models/", get(models::list))
+        .route("/v1/models/{*id}", get(models::show))
         .route_layer(from_fn_with_state(Arc::clone(&state), auth::require_key));
     let open = Router::new()
         .route("/health", get(health))
@@ -62,7 +61,8 @@ fn cors(origins: &[String]) -> Option<CorsLayer> {
     } else {
         AllowOrigin::list(origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()))
     };
-    let exposed = ["x-request-id", "retry-after"].map(header::HeaderName::from_static);
+    let ours = ["x-request-id", "retry-after", "x-should-retry"].map(HeaderName::from_static);
+    let exposed = ours.into_iter().chain(reply::HEADERS);
     Some(
         CorsLayer::new()
             .allow_origin(allowed)
@@ -70,40 +70,6 @@ fn cors(origins: &[String]) -> Option<CorsLayer> {
             .allow_headers(AllowHeaders::mirror_request())
             .expose_headers(ExposeHeaders::list(exposed)),
     )
-}
-
-async fn list_models(State(state): State<Arc<AppState>>) -> Result<Json<ModelList>> {
-    let ready = loaded(&state)?;
-    let data = ready.model.names().map(|name| model(ready, name)).collect();
-    Ok(Json(ModelList { object: "list".to_owned(), data }))
-}
-
-async fn show_model(
-    State(state): State<Arc<AppState>>,
-    Path(id): Path<String>,
-) -> Result<Json<Model>> {
-    let ready = loaded(&state)?;
-    let id = id.trim_end_matches('/');
-    if ready.model.is_called(id) {
-        Ok(Json(model(ready, id)))
-    } else {
-        Err(unknown_model(ready, id))
-    }
-}
-
-/// The model, also while the server drains.
-fn loaded(state: &AppState) -> Result<&ReadyModel> {
-    state.model.get().ok_or(Error::Unavailable(Unavailable::Loading))
-}
-
-fn model(ready: &ReadyModel, id: &str) -> Model {
-    Model {
-        id: id.to_owned(),
-        object: "model".to_owned(),
-        created: ready.created,
-        owned_by: "harmonium".to_owned(),
-        max_model_len: Some(ready.model.engine.spec().context_len),
-    }
 }
 
 /// 200 once requests can be answered.
@@ -121,6 +87,12 @@ async fn metrics(State(state): State<Arc<AppState>>, request: Request) -> Respon
     } else {
         "text/plain; version=0.0.4; charset=utf-8"
     };
+    if let Some(hosted) = &state.hosted {
+        match hosted.spent().await {
+            Ok(spent) => state.metrics.set_hosted_spent(spent),
+            Err(error) => tracing::error!(%error, "the record of spending is not available"),
+        }
+    }
     ([(header::CONTENT_TYPE, kind)], state.metrics.expose()).into_response()
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use harmonium_hosted::Hosted;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -24,10 +25,10 @@ pub struct Server {
 }
 
 impl Server {
-    /// Checks the settings and makes a server that has no model yet.
-    pub fn new(config: ServerConfig) -> Result<Self, ConfigError> {
+    /// Checks the settings and makes a server that has no model yet. Without `hosted` nothing ever leaves it.
+    pub fn new(config: ServerConfig, hosted: Option<Hosted>) -> Result<Self, ConfigError> {
         config.check()?;
-        Ok(Self { state: Arc::new(AppState::new(config)) })
+        Ok(Self { state: Arc::new(AppState::new(config, hosted)) })
     }
 
     /// Gives the server its model; from now on it is ready. The first model stays: later calls change nothing.

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use harmonium_engine::{Handle, SamplingParams, TokenId};
 use harmonium_harmony::Tokenizer;
+use harmonium_hosted::Hosted;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -85,6 +86,8 @@ pub(crate) struct AppState {
     pub(crate) config: ServerConfig,
     pub(crate) metrics: Metrics,
     pub(crate) model: Arc<OnceLock<ReadyModel>>,
+    /// Absent where the hosted leg is off.
+    pub(crate) hosted: Option<Arc<Hosted>>,
     /// Holds one token a running answer; closed once no more are taken.
     answers: TaskTracker,
     /// Ends all running answers.
@@ -94,13 +97,15 @@ pub(crate) struct AppState {
 }
 
 impl AppState {
-    pub(crate) fn new(config: ServerConfig) -> Self {
+    pub(crate) fn new(config: ServerConfig, hosted: Option<Hosted>) -> Self {
         let num_cores = std::thread::available_parallelism().map_or(1, usize::from);
         let model = Arc::new(OnceLock::new());
+        let hosted = hosted.map(Arc::new);
         Self {
             config,
-            metrics: Metrics::new(Arc::clone(&model)),
+            metrics: Metrics::new(Arc::clone(&model), hosted.clone()),
             model,
+            hosted,
             answers: TaskTracker::new(),
             abort: CancellationToken::new(),
             large_prompts: Arc::new(Semaphore::new(num_cores)),

@@ -14,30 +14,31 @@ use futures_util::stream;
 use harmonium_openai::sse;
 use serde::Serialize;
 
-use crate::answer::Answer;
+use crate::reply::Reply;
 use crate::state::AppState;
 
 /// Asks nginx not to collect the answer before passing it on.
 const NO_BUFFERING: (HeaderName, &str) = (HeaderName::from_static("x-accel-buffering"), "no");
 
-/// The response that sends `answer` as it comes. Dropping its body drops the answer.
-pub(crate) fn response(answer: Answer, state: Arc<AppState>) -> Response {
-    let frames = stream::unfold(Some(answer), move |answer| {
+/// The response that sends `reply` as it comes. Dropping its body drops the reply.
+pub(crate) fn response(reply: Reply, state: Arc<AppState>) -> Response {
+    let origin = reply.headers();
+    let frames = stream::unfold(Some(reply), move |reply| {
         let state = Arc::clone(&state);
-        async move { frame(answer?, &state).await }
+        async move { frame(reply?, &state).await }
     });
     let headers = [
         (CONTENT_TYPE, "text/event-stream; charset=utf-8"),
         (CACHE_CONTROL, "no-cache"),
         NO_BUFFERING,
     ];
-    (headers, Body::from_stream(frames)).into_response()
+    (headers, origin, Body::from_stream(frames)).into_response()
 }
 
-type Frame = (std::result::Result<Bytes, Infallible>, Option<Answer>);
+type Frame = (std::result::Result<Bytes, Infallible>, Option<Reply>);
 
 /// The next bytes, and the answer unless it has ended.
-async fn frame(mut answer: Answer, state: &AppState) -> Option<Frame> {
+async fn frame(mut answer: Reply, state: &AppState) -> Option<Frame> {
     let Ok(next) = tokio::time::timeout(state.config.keep_alive_interval, answer.next()).await
     else {
         return Some((Ok(sse::encode_comment("keep-alive")), Some(answer)));

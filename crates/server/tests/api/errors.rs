@@ -4,7 +4,7 @@ use axum::body::Body;
 use axum::http::{Request, header};
 use harmonium_engine::EngineConfig;
 use harmonium_engine::fake::Fault;
-use harmonium_server::{Server, ServerConfig};
+use harmonium_server::{ApiKey, Server, ServerConfig};
 use serde_json::json;
 
 use crate::support::{Answer, Fixture, PARIS, config, hi, post, read, says, waits};
@@ -60,7 +60,10 @@ async fn a_prompt_beyond_the_context_is_400_with_both_numbers() {
 
 #[tokio::test]
 async fn a_missing_or_wrong_key_is_401() {
-    let keys = ServerConfig { api_keys: vec!["sesame".to_owned()], ..config() };
+    let keys = ServerConfig {
+        api_keys: vec![ApiKey { key: "sesame".to_owned(), may_host: false }],
+        ..config()
+    };
     let fixture = Fixture::configured(says(PARIS), keys);
     for path in ["/v1/models", "/v1/models/test"] {
         check(&fixture.get(path).await, 401, INVALID, "invalid_api_key");
@@ -131,7 +134,7 @@ async fn a_full_queue_is_429_before_the_first_byte() {
 
 #[tokio::test]
 async fn before_there_is_a_model_everything_is_503() {
-    let server = Server::new(config()).unwrap();
+    let server = Server::new(config(), None).unwrap();
     let ask = async |request| {
         read(tower::ServiceExt::oneshot(server.router(), request).await.unwrap()).await
     };

@@ -26,7 +26,8 @@ async fn models_are_listed_and_shown_by_ids_with_slashes() {
         assert_eq!(
             model,
             json!({"id": "openai/gpt-oss-test", "object": "model", "created": null,
-                "owned_by": "harmonium", "max_model_len": 4096})
+                "owned_by": "harmonium", "max_model_len": 4096, "max_output_tokens": 4096,
+                "backend": "local", "state": "ready", "capabilities": ["text", "reasoning", "tools"]})
         );
     }
 }

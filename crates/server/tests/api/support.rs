@@ -10,6 +10,7 @@ use axum::response::Response;
 use harmonium_engine::fake::{FakeExecutor, spec};
 use harmonium_engine::{EngineConfig, Handle, SamplingParams, start};
 use harmonium_harmony::Tokenizer;
+use harmonium_hosted::Hosted;
 use harmonium_openai::sse::{Decoder, Limits};
 use harmonium_server::{LocalModel, Server, ServerConfig};
 use http_body_util::BodyExt;
@@ -201,8 +202,17 @@ impl Fixture {
     }
 
     pub(crate) fn with(executor: FakeExecutor, config: ServerConfig, engine: EngineConfig) -> Self {
+        Self::hosted(executor, config, engine, None)
+    }
+
+    pub(crate) fn hosted(
+        executor: FakeExecutor,
+        config: ServerConfig,
+        engine: EngineConfig,
+        hosted: Option<Hosted>,
+    ) -> Self {
         let engine = start(Box::new(executor), engine);
-        let server = Server::new(config).unwrap();
+        let server = Server::new(config, hosted).unwrap();
         server.set_ready(LocalModel {
             name: "openai/gpt-oss-test".to_owned(),
             aliases: vec!["test".to_owned()],

@@ -1,0 +1,178 @@
+//! Local or hosted: decided from the exact count, before the first byte, and never changed afterwards.
+//!
+//! [`decide`] is pure. A request leaves this machine only if the operator has configured a hosted model, the
+//! caller's key allows it, and the request does not forbid it; and then only if it names a hosted model, demands
+//! one, does not fit the local context, or the operator has asked for a trigger that applies.
+
+use axum::http::HeaderMap;
+use harmonium_hosted::{Hosted, HostedModel, Quote};
+
+use crate::error::{Error, FieldCode, NotAllowed, Result};
+
+/// The header with which a request allows, forbids or demands the hosted leg.
+pub(crate) const LEAVE_HEADER: &str = "x-harmonium-hosted";
+/// The model name that leaves the choice to the server.
+pub(crate) const AUTO: &str = "auto";
+
+/// What a request says about leaving this machine.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Leave {
+    /// It may.
+    #[default]
+    Allow,
+    /// It must not.
+    Never,
+    /// It must.
+    Require,
+}
+
+impl Leave {
+    pub(crate) fn from_headers(headers: &HeaderMap) -> Result<Self> {
+        let Some(value) = headers.get(LEAVE_HEADER) else { return Ok(Self::default()) };
+        match value.as_bytes() {
+            b"allow" => Ok(Self::Allow),
+            b"never" => Ok(Self::Never),
+            b"require" => Ok(Self::Require),
+            other => {
+                let other = String::from_utf8_lossy(other);
+                let problem = format!("{other:?} is none of allow, never, require");
+                Err(Error::field(LEAVE_HEADER, FieldCode::Value, problem))
+            }
+        }
+    }
+}
+
+/// Which model a request asks for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Asked<'a> {
+    /// The local one, by any of its names, or whichever is best.
+    Any,
+    /// This hosted one.
+    Hosted(&'a HostedModel),
+}
+
+/// Everything the decision depends on.
+#[derive(Debug)]
+pub(crate) struct Question<'a> {
+    pub(crate) asked: Asked<'a>,
+    pub(crate) leave: Leave,
+    /// Whether the caller's key allows the hosted leg.
+    pub(crate) caller_may: bool,
+    /// The rendered prompt's length in tokens.
+    pub(crate) num_prompt: u64,
+    /// The client's own limit for an answer.
+    pub(crate) max_tokens: Option<u32>,
+    pub(crate) num_answers: u32,
+    /// Context of the local model in tokens.
+    pub(crate) context_len: u32,
+    /// Requests that wait for the local model.
+    pub(crate) num_waiting: usize,
+    /// So many waiting requests send further ones away.
+    pub(crate) max_waiting: Option<usize>,
+    /// Absent where the hosted leg is off.
+    pub(crate) hosted: Option<&'a Hosted>,
+}
+
+/// Where a request goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Route {
+    Local,
+    Hosted(HostedRoute),
+}
+
+/// A hosted model and what the request may use of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HostedRoute {
+    pub(crate) model: String,
+    pub(crate) quote: Quote,
+    pub(crate) reason: Reason,
+}
+
+/// Why a request goes where it goes, as its answer says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reason {
+    /// It fits the local model.
+    Fits,
+    /// It names the hosted model.
+    Named,
+    /// It demands a hosted model.
+    Required,
+    /// It does not fit the local context.
+    Context,
+    /// Too many requests wait for the local model.
+    Queue,
+}
+
+impl Reason {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Fits => "fits",
+            Self::Named => "named",
+            Self::Required => "required",
+            Self::Context => "context",
+            Self::Queue => "queue",
+        }
+    }
+}
+
+/// Decides, or says why nobody can answer.
+pub(crate) fn decide(question: &Question<'_>) -> Result<Route> {
+    let may_leave = may_leave(question);
+    if let Asked::Hosted(model) = question.asked {
+        may_leave?;
+        return to_hosted(question, model, Reason::Named);
+    }
+    if question.leave == Leave::Require {
+        let hosted = may_leave?;
+        return to_hosted(question, hosted.default_model(), Reason::Required);
+    }
+    let Ok(hosted) = may_leave else {
+        // Whether the prompt leaves any room at all is the engine's to say, which shortens the answer to it.
+        return Ok(Route::Local);
+    };
+    let model = hosted.default_model();
+    if !fits(question, model) {
+        return to_hosted(question, model, Reason::Context);
+    }
+    if question.max_waiting.is_some_and(|max| question.num_waiting > max) {
+        // A trigger is a convenience: what the hosted model cannot take waits here.
+        if let Ok(route) = to_hosted(question, model, Reason::Queue) {
+            return Ok(route);
+        }
+    }
+    Ok(Route::Local)
+}
+
+/// The hosted leg, if the request may use it.
+fn may_leave<'a>(question: &Question<'a>) -> Result<&'a Hosted> {
+    let hosted = question.hosted.ok_or(Error::NotAllowed(NotAllowed::Off))?;
+    if question.leave == Leave::Never {
+        return Err(Error::NotAllowed(NotAllowed::Request));
+    }
+    if !question.caller_may {
+        return Err(Error::NotAllowed(NotAllowed::Key));
+    }
+    Ok(hosted)
+}
+
+/// Whether the local model can give an answer as long as the hosted one could. Without a limit of the client's
+/// own, an answer of any length will do.
+fn fits(question: &Question<'_>, model: &HostedModel) -> bool {
+    let room = u64::from(question.context_len).saturating_sub(question.num_prompt);
+    let wanted = question.max_tokens.map_or(1, |max_tokens| max_tokens.min(model.max_output));
+    room >= u64::from(wanted)
+}
+
+fn to_hosted(question: &Question<'_>, model: &HostedModel, reason: Reason) -> Result<Route> {
+    let quote = model.quote(question.num_prompt, question.max_tokens, question.num_answers);
+    let quote = quote.ok_or_else(|| Error::ContextLengthOfAll {
+        prompt_len: question.num_prompt,
+        context_len: question.context_len,
+        hosted: model.name.clone(),
+        hosted_len: model.context,
+    })?;
+    Ok(Route::Hosted(HostedRoute { model: model.name.clone(), quote, reason }))
+}
+
+#[cfg(test)]
+mod tests;

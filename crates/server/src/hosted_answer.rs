@@ -1,0 +1,153 @@
+//! One request's answer from a hosted model, as chunks of our own protocol.
+//!
+//! Upstream's chunks pass as they come, its model name included: the answer says who gave it. Only the usage is
+//! put where this client wants it. Dropping the answer ends it upstream.
+
+use std::sync::Arc;
+
+use harmonium_hosted::{HostedAnswer as Upstream, Order};
+use harmonium_openai::{ChatChunk, ChatRequest};
+use tokio::time::Instant;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+use tracing::Span;
+
+use crate::dispatch::{HostedRoute, Reason};
+use crate::error::{Error, Result, Unavailable};
+use crate::state::AppState;
+use crate::validate::UsageMode;
+
+/// An answer that has begun.
+pub(crate) struct HostedAnswer {
+    state: Arc<AppState>,
+    upstream: Upstream,
+    reason: Reason,
+    usage_mode: UsageMode,
+    arrived: Instant,
+    /// When the last chunk came; `None` before the first.
+    last: Option<Instant>,
+    is_over: bool,
+    /// The request's, so that the line in the log has its id.
+    span: Span,
+    _running: TaskTrackerToken,
+}
+
+/// What the answer is asked with.
+pub(crate) struct Asking<'a> {
+    pub(crate) route: &'a HostedRoute,
+    pub(crate) request: &'a ChatRequest,
+    /// Which of the configured keys asks.
+    pub(crate) key_index: Option<usize>,
+    pub(crate) usage_mode: UsageMode,
+    pub(crate) arrived: Instant,
+}
+
+impl HostedAnswer {
+    /// Asks, and returns once the first chunk is there. Errors here come before any byte of the answer.
+    pub(crate) async fn start(
+        state: Arc<AppState>,
+        asking: Asking<'_>,
+        running: TaskTrackerToken,
+    ) -> Result<Self> {
+        let Asking { route, request, key_index, usage_mode, arrived } = asking;
+        let hosted = Arc::clone(state.hosted.as_ref().ok_or(Error::Internal)?);
+        let caller = key_index.and_then(|index| state.config.api_keys.get(index));
+        let asked = hosted.ask(Order {
+            model: &route.model,
+            request,
+            quote: route.quote,
+            is_named: route.reason == Reason::Named,
+            caller_key: caller.map(|key| key.key.as_str()),
+        });
+        let upstream = tokio::select! {
+            biased;
+            () = state.abort.cancelled() => return Err(Error::Unavailable(Unavailable::Draining)),
+            asked = asked => asked?,
+        };
+        Ok(Self {
+            upstream,
+            reason: route.reason,
+            usage_mode,
+            arrived,
+            last: None,
+            is_over: false,
+            span: Span::current(),
+            state,
+            _running: running,
+        })
+    }
+
+    /// The next chunk; `None` after the last. An error is the last thing there is.
+    pub(crate) async fn next(&mut self) -> Option<Result<ChatChunk>> {
+        while !self.is_over {
+            let next = tokio::select! {
+                biased;
+                () = self.state.abort.cancelled() => {
+                    Some(Err(Error::Unavailable(Unavailable::Draining)))
+                }
+                next = self.upstream.next() => next.map(|next| next.map_err(Error::from)),
+            };
+            match next {
+                Some(Ok(chunk)) => {
+                    self.observe_latency();
+                    if let Some(chunk) = with_usage(chunk, self.usage_mode) {
+                        return Some(Ok(chunk));
+                    }
+                }
+                end => {
+                    self.is_over = true;
+                    return end;
+                }
+            }
+        }
+        None
+    }
+
+    /// What upstream says and what it costs, for the answer's headers.
+    pub(crate) fn upstream(&self) -> &Upstream {
+        &self.upstream
+    }
+
+    pub(crate) fn reason(&self) -> Reason {
+        self.reason
+    }
+
+    fn observe_latency(&mut self) {
+        let now = Instant::now();
+        match self.last.replace(now) {
+            None => self.state.metrics.observe_first_token(now - self.arrived),
+            Some(last) => self.state.metrics.observe_inter_token(now - last),
+        }
+    }
+}
+
+impl Drop for HostedAnswer {
+    fn drop(&mut self) {
+        let Self { upstream, reason, .. } = &self;
+        self.state.metrics.count_hosted_cost(upstream.model(), upstream.cost());
+        let usage = upstream.usage().unwrap_or_default();
+        self.span.in_scope(|| {
+            tracing::info!(
+                target: "harmonium::audit",
+                model = upstream.model(),
+                reason = reason.as_str(),
+                upstream_id = upstream.upstream_id(),
+                prompt_tokens = usage.prompt_tokens,
+                completion_tokens = usage.completion_tokens,
+                cost_usd = %upstream.cost(),
+                is_complete = upstream.usage().is_some(),
+                dropped = upstream.dropped().join(","),
+                "a request left this machine"
+            );
+        });
+    }
+}
+
+/// The chunk with its usage where the client wants it; `None` if nothing of it is left.
+fn with_usage(mut chunk: ChatChunk, mode: UsageMode) -> Option<ChatChunk> {
+    let usage = chunk.usage.take().flatten();
+    if mode != UsageMode::Never {
+        chunk.usage = Some(usage);
+    }
+    let is_empty = chunk.choices.is_empty() && chunk.usage.flatten().is_none();
+    (!is_empty).then_some(chunk)
+}

@@ -1,0 +1,136 @@
+//! From an HTTP request to the decision who answers it, and `POST /v1/route`, which stops there.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{FromRequest, Request, State};
+use axum::http::StatusCode;
+use serde::Serialize;
+
+use crate::auth::Caller;
+use crate::dispatch::{Asked, HostedRoute, Leave, Question, Reason, Route, decide};
+use crate::error::{Error, Result};
+use crate::prepare::{Prepared, prepare};
+use crate::state::AppState;
+
+/// A body that takes longer to arrive is not worth its connection.
+const BODY_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// A checked request and who answers it.
+#[derive(Debug)]
+pub(crate) struct Routed {
+    pub(crate) prepared: Prepared,
+    pub(crate) route: Route,
+    pub(crate) caller: Caller,
+}
+
+/// Reads, checks and renders a request and decides who answers it.
+pub(crate) async fn route(state: &Arc<AppState>, request: Request) -> Result<Routed> {
+    let leave = Leave::from_headers(request.headers())?;
+    let caller = *request.extensions().get::<Caller>().ok_or(Error::Internal)?;
+    let body = read_body(state, request).await?;
+    let prepared = prepare(state, body).await?;
+    let route = decide_for(state, &prepared, leave, caller)?;
+    Ok(Routed { prepared, route, caller })
+}
+
+fn decide_for(
+    state: &AppState,
+    prepared: &Prepared,
+    leave: Leave,
+    caller: Caller,
+) -> Result<Route> {
+    let engine = &state.ready()?.model.engine;
+    let hosted = state.hosted.as_deref();
+    let named = prepared.hosted_model.as_deref();
+    decide(&Question {
+        asked: match named.and_then(|name| hosted?.find(name)) {
+            Some(model) => Asked::Hosted(model),
+            None => Asked::Any,
+        },
+        leave,
+        // Who has no keys has decided to let everyone in.
+        caller_may: caller.key_index.is_none_or(|index| state.config.api_keys[index].may_host),
+        num_prompt: prepared.prompt.len() as u64,
+        max_tokens: prepared.turn.max_tokens,
+        num_answers: prepared.turn.n,
+        context_len: engine.spec().context_len,
+        num_waiting: engine.stats().waiting,
+        max_waiting: state.config.hosted_when_waiting,
+        hosted,
+    })
+}
+
+async fn read_body(state: &AppState, request: Request) -> Result<Bytes> {
+    let body = Bytes::from_request(request, &());
+    let body = tokio::time::timeout(BODY_TIMEOUT, body)
+        .await
+        .map_err(|_| Error::BodyTimeout { seconds: BODY_TIMEOUT.as_secs() })?;
+    body.map_err(|rejection: BytesRejection| match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            Error::BodyTooLarge { max_bytes: state.config.max_body_bytes }
+        }
+        _ => Error::BodyBroken,
+    })
+}
+
+/// What `POST /v1/route` answers.
+#[derive(Debug, Serialize)]
+pub(crate) struct RouteReport {
+    backend: &'static str,
+    reason: &'static str,
+    model: String,
+    /// Tokens of the rendered prompt.
+    prompt_tokens: usize,
+    /// Longest answer, in tokens.
+    max_output_tokens: u32,
+    /// Context of the local model, in tokens.
+    local_context_tokens: u32,
+    /// The most it can cost, in US dollars.
+    estimated_cost_usd: f64,
+}
+
+/// Says who would answer a chat request, why, and what it would cost at most. Nothing is sent or generated.
+pub(crate) async fn dry_run(
+    State(state): State<Arc<AppState>>,
+    request: Request,
+) -> Result<Json<RouteReport>> {
+    state.ready()?;
+    let Routed { prepared, route, .. } = route(&state, request).await?;
+    let ready = state.ready()?;
+    let prompt_tokens = prepared.prompt.len();
+    let local_context_tokens = ready.model.engine.spec().context_len;
+    Ok(Json(match route {
+        Route::Local => {
+            let room = (local_context_tokens as usize).saturating_sub(prompt_tokens);
+            let room = u32::try_from(room).unwrap_or(u32::MAX);
+            if room == 0 {
+                return Err(Error::ContextLength {
+                    prompt_len: prompt_tokens,
+                    context_len: local_context_tokens,
+                });
+            }
+            RouteReport {
+                backend: "local",
+                reason: Reason::Fits.as_str(),
+                model: ready.model.name.clone(),
+                prompt_tokens,
+                max_output_tokens: prepared.max_tokens.min(room),
+                local_context_tokens,
+                estimated_cost_usd: 0.0,
+            }
+        }
+        Route::Hosted(HostedRoute { model, quote, reason }) => RouteReport {
+            backend: "hosted",
+            reason: reason.as_str(),
+            model,
+            prompt_tokens,
+            max_output_tokens: quote.max_output,
+            local_context_tokens,
+            estimated_cost_usd: quote.estimate.as_usd(),
+        },
+    }))
+}
