@@ -8,6 +8,8 @@
 //!
 //! Cheap to clone and shared between threads; the tables exist once.
 
+mod encoder;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
@@ -16,17 +18,13 @@ use serde::Deserialize;
 use tokenizers::AddedVocabulary;
 
 use crate::error::{Error, Result};
+use encoder::Encoder;
 
 /// Larger ids are refused: they would make the decoding table absurd. The real vocabulary has 201,088 rows.
 const MAX_ID: u32 = (1 << 20) - 1;
 
 /// Encoded and decoded once at load: a tokenizer that cannot return it unchanged is not byte-level.
 const PROBE: &str = " Plain text,\n\n  числа 123 \u{e9}e\u{301} 你好 🙂\u{200d} \t<|start|>x\r\n";
-
-/// A blank run of more bytes is cut off from the word behind it before encoding. The split pattern looks ahead
-/// for its end, and the regex engine gives up, silently, on about a million blanks: without the cut, all
-/// text behind them would go unsplit.
-const MAX_BLANKS_LEN: usize = 4 * 1024;
 
 /// The ids that give a prompt its structure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,8 +64,7 @@ struct AddedToken {
 }
 
 struct Inner {
-    /// Has no added vocabulary, truncation, padding or post-processor.
-    encoder: tokenizers::Tokenizer,
+    encoder: Encoder,
     pieces: Pieces,
     control: ControlTokens,
 }
@@ -80,21 +77,22 @@ impl Tokenizer {
     /// encodes every text without changing it.
     pub fn from_bytes(json: &[u8]) -> Result<Self> {
         let unreadable = |e: tokenizers::Error| Error::Unreadable { reason: e.to_string() };
-        let mut encoder = tokenizers::Tokenizer::from_bytes(json).map_err(unreadable)?;
+        let mut whole = tokenizers::Tokenizer::from_bytes(json).map_err(unreadable)?;
         // Read here, since the crate numbers added tokens anew where the vocabulary has gaps.
         let file: AddedTokens = serde_json::from_slice(json)
             .map_err(|e| Error::Unreadable { reason: e.to_string() })?;
         let special: HashMap<String, u32> =
             file.added_tokens.into_iter().map(|token| (token.content, token.id)).collect();
-        encoder.with_added_vocabulary(AddedVocabulary::new());
-        encoder.with_truncation(None).map_err(unreadable)?;
-        encoder.with_padding(None);
-        encoder.with_post_processor(None::<tokenizers::PostProcessorWrapper>);
+        whole.with_added_vocabulary(AddedVocabulary::new());
+        whole.with_truncation(None).map_err(unreadable)?;
+        whole.with_padding(None);
+        whole.with_post_processor(None::<tokenizers::PostProcessorWrapper>);
 
-        let vocab = encoder.get_vocab(false);
+        let vocab = whole.get_vocab(false);
         let pieces = Pieces::new(&vocab, &special)?;
-        let inner = Inner { encoder, pieces, control: ControlTokens::find(&special)? };
-        let faithful = inner.encode(PROBE).is_some_and(|ids| {
+        let inner =
+            Inner { encoder: Encoder::new(whole), pieces, control: ControlTokens::find(&special)? };
+        let faithful = inner.encoder.encode(PROBE).is_some_and(|ids| {
             let bytes: Vec<u8> =
                 ids.iter().filter_map(|&id| inner.pieces.get(id)).flatten().copied().collect();
             bytes == PROBE.as_bytes()
@@ -102,9 +100,10 @@ impl Tokenizer {
         if faithful { Ok(Self(Arc::new(inner))) } else { Err(Error::Unfaithful) }
     }
 
-    /// Encodes text as ordinary text: whatever it contains, no special token comes out.
+    /// Encodes text as ordinary text: whatever it contains, no special token comes out. Texts of more than about a
+    /// hundred kilobytes are encoded by the threads of rayon's global pool; the ids are the same.
     pub fn encode_text(&self, text: &str) -> Vec<u32> {
-        self.0.encode(text).expect("a vocabulary with all 256 bytes encodes every text")
+        self.0.encoder.encode(text).expect("a vocabulary with all 256 bytes encodes every text")
     }
 
     /// The raw bytes of an ordinary token, often not UTF-8 by themselves. `None` for control and
@@ -128,40 +127,6 @@ impl fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tokenizer").field("vocab_size", &self.vocab_size()).finish_non_exhaustive()
     }
-}
-
-impl Inner {
-    fn encode(&self, text: &str) -> Option<Vec<u32>> {
-        let mut ids = Vec::new();
-        let mut rest = text;
-        loop {
-            let (part, after) = rest.split_at(cut_behind_blanks(rest).unwrap_or(rest.len()));
-            // `encode_fast` leaves out the offsets, which nobody here reads.
-            ids.extend_from_slice(self.encoder.encode_fast(part, false).ok()?.get_ids());
-            if after.is_empty() {
-                return Some(ids);
-            }
-            rest = after;
-        }
-    }
-}
-
-/// Where to cut a text that has a long run of blanks with more behind it: before the run's last blank, which
-/// the pattern leaves to the next word. A run that ends in a newline is matched without looking ahead.
-fn cut_behind_blanks(text: &str) -> Option<usize> {
-    let mut run_start = 0;
-    let mut last_blank = (0, ' ');
-    for (at, letter) in text.char_indices() {
-        if letter.is_whitespace() {
-            last_blank = (at, letter);
-            continue;
-        }
-        if at - run_start > MAX_BLANKS_LEN && !matches!(last_blank.1, '\n' | '\r') {
-            return Some(last_blank.0);
-        }
-        run_start = at + letter.len_utf8();
-    }
-    None
 }
 
 impl ControlTokens {

@@ -84,6 +84,15 @@ proptest! {
 }
 
 #[test]
+fn text_for_several_threads_equals_tiktoken() {
+    // Some megabytes in all, nowhere the same for long.
+    let text: String = (0..6_000).map(|n| format!("{n} {}\n", SAMPLES[n * n % 14])).collect();
+    check(&text);
+    // Words that reach over what a thread takes.
+    check(&format!("{text}{}{text}", "letters".repeat(40_000)));
+}
+
+#[test]
 fn every_ordinary_id_decodes_to_its_bytes_and_no_other_id_does() {
     let tiktoken = tiktoken_rs::o200k_harmony_singleton();
     for id in 0..NUM_RANKS {
