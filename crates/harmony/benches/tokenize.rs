@@ -1,7 +1,7 @@
 //! How fast a long text becomes token ids, in MB/s, with the real o200k vocabulary.
 //!
-//! Three ways over the same mixed text: as the `tokenizers` crate encodes it, and as we do on one thread and on all
-//! cores.
+//! Four ways over the same mixed text: as the `tokenizers` crate encodes it, as we do on one thread and on all
+//! cores, and the lower bound on its tokens, which needs no encoding.
 
 #![allow(missing_docs, reason = "criterion's macros document nothing")]
 
@@ -84,6 +84,7 @@ fn tokenize(criterion: &mut Criterion) {
         bencher.iter(|| one_thread.install(|| ours.encode_text(&text)));
     });
     group.bench_function("all cores", |bencher| bencher.iter(|| ours.encode_text(&text)));
+    group.bench_function("min_tokens", |bencher| bencher.iter(|| ours.min_tokens(&text)));
     group.finish();
 }
 

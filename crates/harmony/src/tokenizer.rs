@@ -9,6 +9,7 @@
 //! Cheap to clone and shared between threads; the tables exist once.
 
 mod encoder;
+mod shortest;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -19,6 +20,7 @@ use tokenizers::AddedVocabulary;
 
 use crate::error::{Error, Result};
 use encoder::Encoder;
+use shortest::Shortest;
 
 /// Larger ids are refused: they would make the decoding table absurd. The real vocabulary has 201,088 rows.
 const MAX_ID: u32 = (1 << 20) - 1;
@@ -65,6 +67,7 @@ struct AddedToken {
 
 struct Inner {
     encoder: Encoder,
+    shortest: Shortest,
     pieces: Pieces,
     control: ControlTokens,
 }
@@ -90,8 +93,12 @@ impl Tokenizer {
 
         let vocab = whole.get_vocab(false);
         let pieces = Pieces::new(&vocab, &special)?;
-        let inner =
-            Inner { encoder: Encoder::new(whole), pieces, control: ControlTokens::find(&special)? };
+        let inner = Inner {
+            encoder: Encoder::new(whole),
+            shortest: Shortest::new(pieces.iter()),
+            pieces,
+            control: ControlTokens::find(&special)?,
+        };
         let faithful = inner.encoder.encode(PROBE).is_some_and(|ids| {
             let bytes: Vec<u8> =
                 ids.iter().filter_map(|&id| inner.pieces.get(id)).flatten().copied().collect();
@@ -104,6 +111,12 @@ impl Tokenizer {
     /// hundred kilobytes are encoded by the threads of rayon's global pool; the ids are the same.
     pub fn encode_text(&self, text: &str) -> Vec<u32> {
         self.0.encoder.encode(text).expect("a vocabulary with all 256 bytes encodes every text")
+    }
+
+    /// A number of tokens that [`encode_text`](Self::encode_text) surely reaches, found many times faster than by
+    /// encoding: never more than the true number, and 0 for an empty text only.
+    pub fn min_tokens(&self, text: &str) -> usize {
+        self.0.shortest.num_tokens(text.as_bytes())
     }
 
     /// The raw bytes of an ordinary token, often not UTF-8 by themselves. `None` for control and
@@ -189,6 +202,11 @@ impl Pieces {
         }
         pieces.bytes = bytes.into();
         Ok(pieces)
+    }
+
+    /// The bytes of every ordinary token.
+    fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        self.spans.iter().flatten().map(|&(start, end)| &self.bytes[start as usize..end as usize])
     }
 
     fn get(&self, id: u32) -> Option<&[u8]> {

@@ -81,6 +81,24 @@ proptest! {
         check(&spaces);
         check(&format!("{text}{spaces}{text}"));
     }
+
+    #[test]
+    fn a_text_has_at_least_its_min_tokens(text in ".{0,60}", words in "[a-z ,.\n你好🙂1=]{0,80}") {
+        for text in [&text, &words, &format!("{words}{text}{words}")] {
+            prop_assert!(o200k().min_tokens(text) <= o200k().encode_text(text).len());
+        }
+    }
+}
+
+#[test]
+fn min_tokens_is_near_the_truth_on_ordinary_text() {
+    assert_eq!(o200k().min_tokens(""), 0);
+    for text in SAMPLES.into_iter().chain([include_str!("tokenizer.rs")]) {
+        let (least, num_tokens) = (o200k().min_tokens(text), o200k().encode_text(text).len());
+        assert!(least <= num_tokens, "{text:?}");
+        // Worst on scripts of which the vocabulary spells most letters in parts.
+        assert!(least * 10 >= num_tokens * 4, "{least} of {num_tokens} for {text:?}");
+    }
 }
 
 #[test]
