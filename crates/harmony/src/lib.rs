@@ -20,5 +20,5 @@ mod typescript;
 pub use conversation::{Conversation, Effort, FunctionTool, Message, ResponseFormat, ToolCall};
 pub use error::{Error, Result};
 pub use parser::{Delta, Parser, TokenKind};
-pub use render::render;
+pub use render::{min_prompt_len, render};
 pub use tokenizer::{ControlTokens, Tokenizer};

@@ -42,6 +42,18 @@ pub fn render(tokenizer: &Tokenizer, conversation: &Conversation) -> Vec<u32> {
     prompt.ids
 }
 
+/// A length that the prompt of `conversation` surely reaches, in tokens, found many times faster than by rendering it:
+/// what users, tools and developers said must all be in it.
+pub fn min_prompt_len(tokenizer: &Tokenizer, conversation: &Conversation) -> usize {
+    let said = conversation.messages.iter().map(|message| match message {
+        Message::Developer { text } | Message::User { text } => text.as_str(),
+        Message::ToolResult { content, .. } => content.as_str(),
+        // Of old answers not all is kept.
+        Message::Assistant { .. } => "",
+    });
+    said.map(|text| tokenizer.min_tokens(text)).sum()
+}
+
 fn system_text(conversation: &Conversation) -> String {
     let effort = match conversation.effort {
         Effort::Low => "low",

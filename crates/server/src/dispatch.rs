@@ -167,9 +167,9 @@ fn to_hosted(question: &Question<'_>, model: &HostedModel, reason: Reason) -> Re
     let quote = model.quote(question.num_prompt, question.max_tokens, question.num_answers);
     let quote = quote.ok_or_else(|| Error::ContextLengthOfAll {
         prompt_len: question.num_prompt,
+        is_exact: true,
         context_len: question.context_len,
-        hosted: model.name.clone(),
-        hosted_len: model.context,
+        hosted: Some((model.name.clone(), model.context)),
     })?;
     Ok(Route::Hosted(HostedRoute { model: model.name.clone(), quote, reason }))
 }

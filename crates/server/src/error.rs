@@ -41,12 +41,16 @@ pub(crate) enum Error {
          {prompt_len} tokens. Please reduce the length of the messages."
     )]
     ContextLength { prompt_len: usize, context_len: u32 },
-    /// The prompt leaves no room in the hosted model either. The words are OpenAI's, as above.
-    #[error(
-        "This model's maximum context length is {context_len} tokens, and that of {hosted} is {hosted_len} tokens. \
-         However, your messages resulted in {prompt_len} tokens. Please reduce the length of the messages."
-    )]
-    ContextLengthOfAll { prompt_len: u64, context_len: u32, hosted: String, hosted_len: u64 },
+    /// The prompt leaves no room in any model.
+    #[error("{}", too_long_for_all(*prompt_len, *is_exact, *context_len, hosted.as_ref()))]
+    ContextLengthOfAll {
+        prompt_len: u64,
+        /// Whether the prompt has no more tokens than that.
+        is_exact: bool,
+        context_len: u32,
+        /// The largest hosted model and its context, where there is one.
+        hosted: Option<(String, u64)>,
+    },
     /// The request asks for a hosted model and may not use one.
     #[error("{0}")]
     NotAllowed(NotAllowed),
@@ -91,6 +95,23 @@ pub(crate) enum Unavailable {
     /// The engine has failed.
     #[error("the engine is not running")]
     Stopped,
+}
+
+/// The words are OpenAI's, as above.
+fn too_long_for_all(
+    prompt_len: u64,
+    is_exact: bool,
+    context_len: u32,
+    hosted: Option<&(String, u64)>,
+) -> String {
+    let hosted = hosted
+        .map(|(name, context)| format!(", and that of {name} is {context} tokens"))
+        .unwrap_or_default();
+    let or_more = if is_exact { "" } else { " or more" };
+    format!(
+        "This model's maximum context length is {context_len} tokens{hosted}. However, your messages resulted in \
+         {prompt_len} tokens{or_more}. Please reduce the length of the messages."
+    )
 }
 
 /// Why a request may not use a hosted model.
@@ -392,9 +413,9 @@ mod tests {
         let too_long = EngineError::ContextLength { prompt_len: 9, context_len: 8 };
         let too_long_for_all = Error::ContextLengthOfAll {
             prompt_len: 9,
+            is_exact: true,
             context_len: 8,
-            hosted: "x".into(),
-            hosted_len: 9,
+            hosted: Some(("x".into(), 9)),
         };
         let refused = HostedFault::Refused { param: Some("n".into()) };
         let n = Some("n");

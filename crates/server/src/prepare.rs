@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use axum::body::Bytes;
-use harmonium_harmony::render;
+use harmonium_harmony::{Conversation, min_prompt_len, render};
 use harmonium_hosted::Hosted;
 use harmonium_openai::ChatRequest;
 use serde::de::DeserializeOwned;
@@ -68,9 +68,29 @@ fn prepare_now(state: &AppState, body: &[u8]) -> Result<Prepared> {
         Some(date) => date.clone(),
         None => jiff::Zoned::now().date().to_string(),
     });
+    if body.len() > MAX_INLINE_BYTES {
+        refuse_what_fits_nowhere(ready, hosted, &turn.conversation)?;
+    }
     let prompt = render(&ready.model.tokenizer, &turn.conversation);
     let max_tokens = turn.max_tokens.unwrap_or(state.config.default_max_tokens);
     Ok(Prepared { turn, prompt, max_tokens, hosted_model, request: kept })
+}
+
+/// An early answer to books that no model takes: encoding them takes much longer than seeing that.
+fn refuse_what_fits_nowhere(
+    ready: &ReadyModel,
+    hosted: Option<&Hosted>,
+    conversation: &Conversation,
+) -> Result<()> {
+    let context_len = ready.model.engine.spec().context_len;
+    let largest = hosted.and_then(|hosted| hosted.models().max_by_key(|model| model.context));
+    let largest_len = largest.map_or(0, |model| model.context).max(context_len.into());
+    let prompt_len = min_prompt_len(&ready.model.tokenizer, conversation) as u64;
+    if prompt_len < largest_len {
+        return Ok(());
+    }
+    let hosted = largest.map(|model| (model.name.clone(), model.context));
+    Err(Error::ContextLengthOfAll { prompt_len, is_exact: false, context_len, hosted })
 }
 
 /// The hosted model that a request names. One without a model gets whichever is best.

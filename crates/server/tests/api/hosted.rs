@@ -196,13 +196,17 @@ async fn nothing_leaves_unless_it_is_configured() {
 #[tokio::test]
 async fn what_fits_nowhere_is_refused_with_the_count_and_both_limits() {
     let leg = Leg::start(|_| far_away()).await;
-    let mut body = hi(json!({}));
-    body["messages"] = json!([{"role": "user", "content": "word ".repeat(2_000)}]);
-    let refused = leg.fixture.chat(&body).await;
-    assert_eq!(code(&refused), (400, "context_length_exceeded"));
-    let message = refused.body["error"]["message"].as_str().unwrap();
-    assert!(message.contains(" 4096 ") && message.contains(" 10000 "), "{message}");
-    assert!(message.contains("resulted in 10"), "{message}");
+    // The second is too long at a glance, which is not an exact count.
+    for (num_words, is_exact) in [(1_990, true), (3_000, false)] {
+        let mut body = hi(json!({}));
+        body["messages"] = json!([{"role": "user", "content": "word ".repeat(num_words)}]);
+        let refused = leg.fixture.chat(&body).await;
+        assert_eq!(code(&refused), (400, "context_length_exceeded"));
+        let message = refused.body["error"]["message"].as_str().unwrap();
+        assert!(message.contains(" 4096 ") && message.contains(" 10000 "), "{message}");
+        assert!(message.contains("resulted in 1"), "{message}");
+        assert_eq!(message.contains("tokens or more"), !is_exact, "{message}");
+    }
     assert!(leg.upstream.seen().is_empty());
 }
 
