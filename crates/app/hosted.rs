@@ -34,6 +34,7 @@ pub(crate) fn config(settings: &Settings, environment: &Environment) -> Result<H
         models: models.collect::<Result<_>>()?,
         budget: budget(&hosted.budget)?,
         ledger: ledger(settings, environment)?,
+        redact: hosted.redact.clone(),
         timeouts: Timeouts {
             connect: seconds(hosted.connect_timeout_s.get()),
             first_chunk: seconds(hosted.first_chunk_timeout_s.get()),

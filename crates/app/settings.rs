@@ -99,6 +99,8 @@ declare::settings! {
         /// File in which spending is recorded: auto is $XDG_DATA_HOME/harmonium/ledger.db or the same under
         /// ~/.local/share.
         ledger: Auto<PathBuf> = Auto::Auto;
+        /// Regular expressions of what is replaced by "[redacted]" in every text that is sent.
+        redact: Vec<String> = Vec::new();
         /// So many requests waiting for the local model send further ones to the hosted one.
         when_waiting: OrNone<Positive> = OrNone::None;
         /// Longest wait for a connection, in seconds.

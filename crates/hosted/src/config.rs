@@ -9,6 +9,7 @@ use reqwest::Url;
 
 use crate::ledger::Budget;
 use crate::price::Price;
+use crate::redact::{PatternError, Redactor};
 
 /// The hosted leg as the operator configured it.
 #[derive(Debug, Clone)]
@@ -21,6 +22,8 @@ pub struct HostedConfig {
     pub budget: Budget,
     /// The file in which spending is recorded.
     pub ledger: PathBuf,
+    /// Regular expressions of what is taken out of every text that is sent.
+    pub redact: Vec<String>,
     /// How long an upstream may take.
     pub timeouts: Timeouts,
     /// Most tries of one request, the first included; only before the first byte of its answer.
@@ -89,7 +92,7 @@ impl fmt::Debug for Secret {
 }
 
 /// A setting of the hosted leg that cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum ConfigError {
     /// There is nowhere to send a request.
     #[error("no hosted model is configured")]
@@ -124,6 +127,9 @@ pub enum ConfigError {
         /// The model.
         model: String,
     },
+    /// A pattern of what must not leave.
+    #[error("redact: {0}")]
+    Redact(#[from] PatternError),
     /// A limit that leaves nothing.
     #[error("{setting} of {name} is 0")]
     Zero {
@@ -152,6 +158,7 @@ impl HostedConfig {
             let (name, known) = (self.default.clone(), known.join(", "));
             return Err(ConfigError::UnknownDefault { name, known });
         }
+        Redactor::new(&self.redact)?;
         let bounds = [
             ("connect", self.timeouts.connect.is_zero()),
             ("first_chunk", self.timeouts.first_chunk.is_zero()),
@@ -223,6 +230,7 @@ mod tests {
             models: vec![model],
             budget: Budget::default(),
             ledger: PathBuf::new(),
+            redact: Vec::new(),
             timeouts: Timeouts { connect: second, first_chunk: second, between_chunks: second },
             max_attempts: 1,
             breaker: BreakerConfig { max_failures: 1, cooldown: second },
@@ -243,6 +251,7 @@ mod tests {
         assert!(refusal(|config| config.models.push(config.models[0].clone())).contains("twice"));
         assert_eq!(refusal(|config| config.max_attempts = 0), "max_attempts of hosted is 0");
         assert_eq!(refusal(|config| config.models[0].context = 0), "context of m is 0");
+        assert!(refusal(|config| config.redact.push("(".to_owned())).starts_with("redact: \"(\""));
     }
 
     #[test]

@@ -16,6 +16,9 @@ pub enum Error {
     /// The budget is spent, or what is left is not enough, or the record of it cannot be kept.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    /// What must not leave could not be taken out; nothing was sent.
+    #[error("the request cannot be sent without what must not leave")]
+    Redaction,
     /// The model has failed too often of late; nothing was sent.
     #[error("{model} has failed repeatedly and is left alone for {} s", .retry_after.as_secs().max(1))]
     Down {

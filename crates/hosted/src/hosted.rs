@@ -8,9 +8,10 @@ use ring::hmac;
 
 use crate::breaker::BreakerState;
 use crate::config::{ConfigError, HostedConfig, HostedModel};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ledger::{Ledger, LedgerError, Reservation, Spent};
 use crate::price::Cost;
+use crate::redact::Redactor;
 use crate::translate::{Target, Translation, translate};
 use crate::upstream::{Begun, Upstream};
 
@@ -22,6 +23,7 @@ const ANONYMOUS: &str = "anonymous";
 pub struct Hosted {
     upstreams: Vec<Arc<Upstream>>,
     default: usize,
+    redactor: Redactor,
     ledger: Ledger,
 }
 
@@ -68,13 +70,14 @@ impl Hosted {
     pub fn start(config: HostedConfig) -> std::result::Result<Self, StartError> {
         config.check()?;
         let ledger = Ledger::open(&config.ledger, config.budget)?;
+        let redactor = Redactor::new(&config.redact).map_err(ConfigError::from)?;
         let default = config.models.iter().position(|model| model.name == config.default);
         let upstreams = config
             .models
             .iter()
             .map(|model| Upstream::new(model.clone(), &config).map(Arc::new))
             .collect::<harmonium_openai::Result<_>>()?;
-        Ok(Self { upstreams, default: default.unwrap_or_default(), ledger })
+        Ok(Self { upstreams, default: default.unwrap_or_default(), redactor, ledger })
     }
 
     /// The models, in the order of the configuration.
@@ -122,6 +125,8 @@ impl Hosted {
                 safety_identifier: &safety_identifier,
             },
         );
+        let redacted = self.redactor.redact(request).ok_or(Error::Redaction)?;
+        let (request, num_redacted) = redacted;
         let caller = order
             .caller_key
             .map_or_else(|| ANONYMOUS.to_owned(), |caller| pseudonym(caller, &["caller"]));
@@ -136,6 +141,7 @@ impl Hosted {
                 cost: estimate,
                 upstream,
                 dropped,
+                num_redacted,
             }),
             Err(error) => {
                 if !error.may_have_cost() {
@@ -176,6 +182,7 @@ pub struct HostedAnswer {
     cost: Cost,
     upstream: Arc<Upstream>,
     dropped: Vec<&'static str>,
+    num_redacted: usize,
 }
 
 impl HostedAnswer {
@@ -222,6 +229,11 @@ impl HostedAnswer {
     /// Upstream's id of the request.
     pub fn upstream_id(&self) -> Option<&str> {
         self.rest.request_id()
+    }
+
+    /// How many texts of the request were sent with something taken out.
+    pub fn num_redacted(&self) -> usize {
+        self.num_redacted
     }
 
     /// Fields of the client's request that were not sent.

@@ -1,6 +1,6 @@
 //! The hosted leg: asks a model on somebody else's machines what the local one cannot answer.
 //!
-//! A request is translated field by field ([`translate`]), its worst case is set aside in the [`ledger`], and it
+//! A request is translated field by field ([`translate`]), freed of what must not leave (`redact`), its worst case is set aside in the [`ledger`], and it
 //! is sent until its answer begins (`upstream`). What comes back are the protocol's own chunks. When the answer
 //! ends, the cost that upstream reported replaces what was set aside. The crate decides nothing about whether a
 //! request may leave: that is the server's part.
@@ -11,6 +11,7 @@ mod error;
 mod hosted;
 pub mod ledger;
 pub mod price;
+mod redact;
 mod translate;
 mod upstream;
 
@@ -20,3 +21,4 @@ pub use error::{Error, Result};
 pub use hosted::{Hosted, HostedAnswer, Order, Quote, StartError};
 pub use ledger::{Budget, LedgerError, Spent};
 pub use price::{Cost, Price, PriceError};
+pub use redact::PatternError;

@@ -338,6 +338,7 @@ impl From<hosted::Error> for Error {
             hosted::Error::Down { retry_after, .. } => {
                 HostedFault::Down { retry_after_seconds: seconds(retry_after) }
             }
+            hosted::Error::Redaction => HostedFault::Refused { param: Some("messages".to_owned()) },
             hosted::Error::TooLong { .. } => HostedFault::TooLong,
             hosted::Error::Refused { param, .. } => HostedFault::Refused { param },
             hosted::Error::Key { .. } => HostedFault::Key,

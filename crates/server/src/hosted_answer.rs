@@ -136,6 +136,7 @@ impl Drop for HostedAnswer {
                 cost_usd = %upstream.cost(),
                 is_complete = upstream.usage().is_some(),
                 dropped = upstream.dropped().join(","),
+                num_redacted = upstream.num_redacted(),
                 "a request left this machine"
             );
         });

@@ -22,6 +22,7 @@ fn hosted() -> (Hosted, tempfile::TempDir) {
         }],
         budget: Budget::default(),
         ledger: dir.path().join("ledger.db"),
+        redact: Vec::new(),
         timeouts: Timeouts { connect: second, first_chunk: second, between_chunks: second },
         max_attempts: 1,
         breaker: BreakerConfig { max_failures: 1, cooldown: second },

@@ -48,6 +48,7 @@ impl Leg {
             models: vec![model],
             budget: Budget::default(),
             ledger: ledger.path().join("ledger.db"),
+            redact: Vec::new(),
             timeouts: Timeouts {
                 connect: PATIENCE,
                 first_chunk: PATIENCE,
@@ -182,6 +183,15 @@ async fn a_key_decides_whether_its_requests_may_leave() {
     assert_eq!(ask(&long(json!({})), "Bearer away").await.status, 200);
     let seen = leg.upstream.seen();
     assert!(!seen[0].head.contains("away") && !seen[0].body.to_string().contains("away"));
+}
+
+#[tokio::test]
+async fn what_must_not_leave_is_taken_out() {
+    let redact = |hosted: &mut HostedConfig| hosted.redact = vec!["wor.".to_owned()];
+    let leg = Leg::with(|_| far_away(), config(), redact).await;
+    assert_eq!(leg.long(json!({})).await.status, 200);
+    let sent = leg.upstream.seen()[0].body["messages"].to_string();
+    assert!(sent.contains("[redacted]") && !sent.contains("word"));
 }
 
 #[tokio::test]
