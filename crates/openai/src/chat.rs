@@ -5,7 +5,7 @@ mod request;
 mod response;
 mod string_or;
 
-pub use message::{ChatMessage, Content, ContentPart, FunctionCall, ToolCall};
+pub use message::{ChatMessage, Content, ContentPart, FunctionCall, ImageUrl, ToolCall};
 pub use request::{
     AllowedTools, ChatRequest, FunctionDefinition, FunctionName, JsonSchemaFormat, NamedChoice,
     ReasoningOptions, ResponseFormat, Stop, StreamOptions, TemplateOptions, Tool, ToolChoice,

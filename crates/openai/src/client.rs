@@ -1,24 +1,23 @@
 //! A typed client for servers that speak this protocol.
 //!
 //! One call, one request: it neither retries nor follows redirects (a redirect would carry the key elsewhere).
-//! Answers are bounded in size and in silence. Dropping a [`ChatStream`] closes the connection, which ends the
-//! answer at the server.
+//! Answers are bounded in size and in silence. Dropping an [`AnswerStream`] closes the connection, which ends
+//! the answer at the server.
 
-use std::collections::VecDeque;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+mod stream;
+
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures_util::{Stream, StreamExt};
 use reqwest::header::{HeaderMap, RETRY_AFTER};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 
-use crate::chat::{ChatChunk, ChatCompletion, ChatRequest};
+use crate::chat::{ChatCompletion, ChatRequest};
 use crate::error::{ApiError, Error, ErrorBody, ErrorObject, Result};
-use crate::models::ModelList;
-use crate::sse::{self, Decoder, Event, Limits};
+use crate::models::{Model, ModelList};
+use crate::responses::ResponseRequest;
+
+pub use stream::{AnswerStream, ChatStream, ResponseStream};
 
 /// The body of an error is a few sentences.
 const MAX_ERROR_BYTES: usize = 1 << 20;
@@ -96,16 +95,13 @@ impl Client {
     pub async fn chat_stream(&self, request: &ChatRequest) -> Result<ChatStream> {
         let request = ChatRequest { stream: Some(true), ..request.clone() };
         let response = self.send(self.post("/chat/completions", &request)).await?;
-        Ok(ChatStream {
-            url: response.url().to_string(),
-            request_id: header(response.headers(), "x-request-id"),
-            num_bytes_left: self.max_answer_bytes,
-            max_bytes: self.max_answer_bytes,
-            bytes: Box::pin(response.bytes_stream()),
-            decoder: Decoder::new(Limits::default()),
-            events: VecDeque::new(),
-            is_over: false,
-        })
+        Ok(ChatStream::new(response, self.max_answer_bytes))
+    }
+
+    /// Asks for a streamed response and returns once the server has accepted.
+    pub async fn response_stream(&self, request: &ResponseRequest) -> Result<ResponseStream> {
+        let response = self.send(self.post("/responses", request)).await?;
+        Ok(ResponseStream::new(response, self.max_answer_bytes))
     }
 
     /// Asks which models there are.
@@ -113,7 +109,12 @@ impl Client {
         self.read_json(self.http.get(format!("{}/models", self.base_url))).await
     }
 
-    fn post(&self, path: &str, body: &ChatRequest) -> reqwest::RequestBuilder {
+    /// Asks what a model is. `id` is one that the address can hold as it is.
+    pub async fn model(&self, id: &str) -> Result<Model> {
+        self.read_json(self.http.get(format!("{}/models/{id}", self.base_url))).await
+    }
+
+    fn post(&self, path: &str, body: &impl Serialize) -> reqwest::RequestBuilder {
         self.http.post(format!("{}{path}", self.base_url)).json(body)
     }
 
@@ -159,69 +160,6 @@ impl Client {
     }
 }
 
-/// The chunks of one answer. It ends after `[DONE]`, or after its first error.
-pub struct ChatStream {
-    url: String,
-    request_id: Option<String>,
-    num_bytes_left: usize,
-    max_bytes: usize,
-    bytes: Pin<Box<dyn Stream<Item = reqwest::Result<Bytes>> + Send>>,
-    decoder: Decoder,
-    events: VecDeque<Event>,
-    is_over: bool,
-}
-
-impl ChatStream {
-    /// The server's `x-request-id`.
-    pub fn request_id(&self) -> Option<&str> {
-        self.request_id.as_deref()
-    }
-
-    /// The next chunk; `None` once the answer is complete.
-    pub async fn next(&mut self) -> Option<Result<ChatChunk>> {
-        StreamExt::next(self).await
-    }
-
-    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<ChatChunk>>> {
-        loop {
-            if let Some(event) = self.events.pop_front() {
-                return Poll::Ready(read_event(&event));
-            }
-            let Some(bytes) = ready!(self.bytes.poll_next_unpin(cx)) else {
-                return Poll::Ready(Err(Error::Truncated));
-            };
-            let bytes = bytes.map_err(|source| transport(&self.url, source))?;
-            self.num_bytes_left = self
-                .num_bytes_left
-                .checked_sub(bytes.len())
-                .ok_or(Error::TooLong { max_bytes: self.max_bytes })?;
-            let mut events = Vec::new();
-            self.decoder.push(&bytes, &mut events)?;
-            self.events.extend(events);
-        }
-    }
-}
-
-impl Stream for ChatStream {
-    type Item = Result<ChatChunk>;
-
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let stream = self.get_mut();
-        if stream.is_over {
-            return Poll::Ready(None);
-        }
-        let item = ready!(stream.poll_chunk(cx)).transpose();
-        stream.is_over = !matches!(item, Some(Ok(_)));
-        Poll::Ready(item)
-    }
-}
-
-impl std::fmt::Debug for ChatStream {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ChatStream").field("url", &self.url).finish_non_exhaustive()
-    }
-}
-
 /// An HTTP client to be configured. It makes ring the provider of TLS's cryptography, unless the process has
 /// chosen another: reqwest's own choice is a C library that takes minutes to build.
 pub fn http() -> reqwest::ClientBuilder {
@@ -235,24 +173,6 @@ pub fn is_loopback(url: &reqwest::Url) -> bool {
     let host = url.host_str().unwrap_or_default();
     let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
     host == "localhost" || address.is_ok_and(|address| address.is_loopback())
-}
-
-/// A chunk, the end (`None`), or the error that the server put into the stream.
-fn read_event(event: &Event) -> Result<Option<ChatChunk>> {
-    if event.data.trim() == sse::DONE {
-        return Ok(None);
-    }
-    let value: Value = parse(event.data.as_bytes())?;
-    if value.get("error").is_some_and(|error| !error.is_null()) {
-        let error =
-            serde_json::from_value::<ErrorBody>(value).map(|body| body.error).unwrap_or_else(
-                |_| ErrorObject { message: excerpt(event.data.as_bytes()), ..Default::default() },
-            );
-        return Err(Error::Stream(Box::new(error)));
-    }
-    serde_json::from_value(value)
-        .map(Some)
-        .map_err(|source| Error::Json { excerpt: excerpt(event.data.as_bytes()), source })
 }
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T> {

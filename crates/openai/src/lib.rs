@@ -10,12 +10,14 @@ pub mod client;
 pub mod error;
 pub mod fold;
 pub mod models;
+pub mod responses;
 pub mod sse;
 
 pub use chat::{
     ChatChunk, ChatCompletion, ChatMessage, ChatRequest, Content, ContentPart, FinishReason, Usage,
 };
-pub use client::{ChatStream, Client, ClientConfig};
+pub use client::{ChatStream, Client, ClientConfig, ResponseStream};
 pub use error::{ApiError, Error, ErrorBody, ErrorObject, Result};
 pub use fold::Fold;
 pub use models::{Model, ModelList};
+pub use responses::{ResponseEvent, ResponseRequest};

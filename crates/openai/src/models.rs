@@ -15,6 +15,9 @@ pub struct Model {
     /// Who offers it.
     #[serde(default)]
     pub owned_by: String,
+    /// The day it is switched off, `YYYY-MM-DD`, once that is announced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shutdown_date: Option<String>,
     /// Longest sequence in tokens. Not in OpenAI's protocol, but widely read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_model_len: Option<u64>,

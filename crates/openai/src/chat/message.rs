@@ -96,7 +96,7 @@ impl<'de> StringOr<'de> for Content {
     }
 }
 
-/// One part of a content list. Only the fields of text parts are read; the type says what else it was.
+/// One part of a content list. Only the fields of texts and images are read; the type says what else it was.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ContentPart {
     /// `text`, `refusal`, `image_url`, `input_audio`, `file`, ...
@@ -108,6 +108,19 @@ pub struct ContentPart {
     /// The text of a refusal part.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refusal: Option<String>,
+    /// The image of an image part.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_url: Option<ImageUrl>,
+}
+
+/// An image, by address or by value.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ImageUrl {
+    /// An `https:` address, or a `data:` address that holds the image.
+    pub url: String,
+    /// `auto`, `low` or `high`: how closely it is looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
 }
 
 /// A call of a function, in a request's history or in a complete answer.
