@@ -71,3 +71,22 @@ fn example_files_are_valid() {
     }
     assert!(num_files >= 2);
 }
+
+#[test]
+fn the_example_of_hosted_models_is_one() {
+    let dir = empty_dir();
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/configs/hosted.toml");
+    let output = run(&dir, &["config", "--config", example]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let shown = stdout(&output);
+    let models = shown.lines().find(|line| line.starts_with("hosted.models")).unwrap();
+    assert!(models.contains("gpt-6-luna") && models.contains("responses"), "{models}");
+    // A key is missing, and nothing else.
+    let output = harmonium(&dir, &["serve", "--config", example, "--model", "nano"])
+        .env("HARMONIUM_HOSTED_ENABLED", "true")
+        .env_remove("OPENAI_API_KEY")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("OPENAI_API_KEY"), "{}", stderr(&output));
+}

@@ -1,12 +1,14 @@
 //! The hosted leg as configured: settings to what the crate `hosted` takes, keys read from where they lie.
 
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use harmonium_hosted::{
-    BreakerConfig, Budget, Cost, Hosted, HostedConfig, HostedModel, Price, Secret, Timeouts,
+    BreakerConfig, Budget, Cost, Hosted, HostedConfig, HostedModel, Price, Secret, Timeouts, Wire,
 };
+use harmonium_server::Triggers;
 
 use crate::environment::Environment;
 use crate::settings::{self, BudgetLimits, OrNone, Settings};
@@ -48,12 +50,16 @@ pub(crate) fn config(settings: &Settings, environment: &Environment) -> Result<H
     })
 }
 
-/// So many waiting requests send further ones away.
-pub(crate) fn when_waiting(settings: &Settings) -> Result<Option<usize>> {
-    match settings.hosted.when_waiting {
-        OrNone::None => Ok(None),
-        OrNone::Set(count) => Ok(Some(count.get().try_into()?)),
-    }
+/// What sends requests away besides their length.
+pub(crate) fn triggers(settings: &Settings) -> Result<Triggers> {
+    Ok(Triggers {
+        images: settings.hosted.when_images,
+        waiting: match settings.hosted.when_waiting {
+            OrNone::None => None,
+            OrNone::Set(count) => Some(count.get().try_into()?),
+        },
+        unhealthy: settings.hosted.when_unhealthy,
+    })
 }
 
 fn model(model: &settings::HostedModel, environment: &Environment) -> Result<HostedModel> {
@@ -66,6 +72,13 @@ fn model(model: &settings::HostedModel, environment: &Environment) -> Result<Hos
         context: model.context.get(),
         max_output: model.max_output.get(),
         price: price.with_context(|| format!("hosted.models: price of {}", model.name))?,
+        wire: match model.wire {
+            settings::Wire::Chat => Wire::Chat,
+            settings::Wire::Responses => Wire::Responses,
+        },
+        image_tokens: model.image_tokens.map(NonZeroU32::get),
+        is_reasoning: model.reasoning,
+        drop: model.drop.clone(),
     })
 }
 

@@ -42,9 +42,10 @@ async fn serve(settings: &Settings, environment: &Environment) -> Result<ExitCod
     // Whether anybody reads this is not the server's business.
     let _ = announce(&stack, settings);
     let engine = stack.model().engine.clone();
+    let stands_in = settings.hosted.enabled && settings.hosted.when_unhealthy;
     tokio::select! {
         result = stack.wait() => result.map(|()| ExitCode::SUCCESS),
-        () = lost(&engine), if !shutdown.is_cancelled() => {
+        () = lost(&engine), if !stands_in && !shutdown.is_cancelled() => {
             bail!("the engine is lost; the log says why")
         }
     }

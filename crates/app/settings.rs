@@ -19,7 +19,7 @@ use std::path::PathBuf;
 pub(crate) use annotated::annotated;
 pub(crate) use declare::{Section, Setting};
 pub(crate) use flags::SettingsArgs;
-pub(crate) use hosted::{BudgetLimits, HostedModel, HostedModels, PriceList};
+pub(crate) use hosted::{BudgetLimits, HostedModel, HostedModels, PriceList, Wire};
 pub(crate) use layers::{Origin, Resolved};
 pub(crate) use value::{Auto, Device, LogFormat, OrNone, Positive};
 
@@ -101,8 +101,12 @@ declare::settings! {
         ledger: Auto<PathBuf> = Auto::Auto;
         /// Regular expressions of what is replaced by "[redacted]" in every text that is sent.
         redact: Vec<String> = Vec::new();
+        /// Send requests with images to the hosted model; the local one reads text only, and refuses them.
+        when_images: bool = false;
         /// So many requests waiting for the local model send further ones to the hosted one.
         when_waiting: OrNone<Positive> = OrNone::None;
+        /// Let the hosted model stand in when the local engine fails, instead of ending the server.
+        when_unhealthy: bool = false;
         /// Longest wait for a connection, in seconds.
         connect_timeout_s: Positive = Positive::of(10);
         /// Longest wait for the beginning of an answer, in seconds. A million tokens take a while to read.
@@ -116,7 +120,9 @@ declare::settings! {
         /// How long it is left alone, in seconds.
         breaker_cooldown_s: Positive = Positive::of(30);
         /// The models; each may also be written as a table [[hosted.models]]. context and max_output are in tokens,
-        /// prices in US dollars per million tokens. Plain http is for addresses of this machine only.
+        /// prices in US dollars per million tokens; plain http is for addresses of this machine only. image_tokens is the
+        /// most that one image counts for, reasoning = true sends the effort, drop = ["temperature"] names fields that
+        /// the model does not take; wire is "chat" or "responses".
         models: HostedModels = HostedModels::published();
     }
 }

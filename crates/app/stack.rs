@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -37,7 +38,7 @@ impl Stack {
         check_device(settings.model.device)?;
         let address = listener.local_addr().context("the listener has no address")?;
         let hosted = hosted::start(settings, environment)?;
-        let server = Server::new(server_config(settings)?, hosted)?;
+        let server = Server::new(server_config(settings)?, hosted.map(Arc::new))?;
         let serving = {
             let (server, shutdown) = (server.clone(), shutdown.clone());
             tokio::spawn(async move { server.serve(listener, shutdown.cancelled_owned()).await })
@@ -191,7 +192,7 @@ fn server_config(settings: &Settings) -> Result<ServerConfig> {
     };
     Ok(ServerConfig {
         api_keys,
-        hosted_when_waiting: hosted::when_waiting(settings)?,
+        triggers: hosted::triggers(settings)?,
         cors_origins: server.cors_origins.clone(),
         max_connections: server.max_connections.get().try_into()?,
         idle_timeout: seconds(server.idle_timeout_s.get()),

@@ -35,6 +35,15 @@ pub(crate) struct HostedModel {
     pub(crate) max_output: NonZeroU32,
     /// What it costs.
     pub(crate) price: PriceList,
+    /// Most tokens that one image counts for; absent where it takes no images.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) image_tokens: Option<NonZeroU32>,
+    /// Whether it reasons.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) reasoning: bool,
+    /// Fields of a request that it does not take.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) drop: Vec<String>,
 }
 
 /// The protocol a hosted model speaks.
@@ -44,6 +53,8 @@ pub(crate) enum Wire {
     /// Chat Completions.
     #[default]
     Chat,
+    /// Responses.
+    Responses,
 }
 
 /// US dollars per million tokens.
@@ -88,6 +99,10 @@ impl HostedModels {
             context: NonZeroU64::new(1_047_576).expect("it is not 0"),
             max_output: NonZeroU32::new(32_768).expect("it is not 0"),
             price: PriceList { input: 0.40, cached: 0.10, output: 1.60 },
+            // 1,536 patches at most, each of 1.62 tokens.
+            image_tokens: NonZeroU32::new(2_489),
+            reasoning: false,
+            drop: Vec::new(),
         }])
     }
 }
@@ -120,8 +135,9 @@ fn show(value: &impl Serialize) -> String {
 
 impl Value for HostedModels {
     fn kind() -> String {
-        "tables with name, base_url, api_key_env or api_key_file, wire = \"chat\", context, max_output and \
-         price = { input, cached, output }"
+        "tables with name, base_url, api_key_env or api_key_file, wire = \"chat\" or \"responses\", context, \
+         max_output, price = { input, cached, output } and, where they apply, image_tokens, reasoning = true and \
+         drop = [\"field\"]"
             .to_owned()
     }
 
@@ -187,7 +203,8 @@ mod tests {
         assert_eq!(with("wire = \"chat\""), "");
         let problem = with("api_key = \"sk-secret\"");
         assert!(problem.contains("`api_key`") && !problem.contains("sk-secret"), "{problem}");
-        assert!(with("wire = \"responses\"").contains("`chat`"));
+        assert_eq!(with("wire = \"responses\""), "");
+        assert!(with("wire = \"grpc\"").contains("`chat`"));
         assert!(BudgetLimits::problem(&Raw::Text("{ day = 1 }".into())).unwrap().contains("`day`"));
     }
 }

@@ -10,6 +10,7 @@ use reqwest::Url;
 use crate::ledger::Budget;
 use crate::price::Price;
 use crate::redact::{PatternError, Redactor};
+use crate::translate::OPTIONAL_FIELDS;
 
 /// The hosted leg as the operator configured it.
 #[derive(Debug, Clone)]
@@ -47,6 +48,24 @@ pub struct HostedModel {
     pub max_output: u32,
     /// What it costs.
     pub price: Price,
+    /// The protocol it speaks.
+    pub wire: Wire,
+    /// Most tokens that one image counts for; `None` if it takes no images.
+    pub image_tokens: Option<u32>,
+    /// Whether it reasons: whether it takes an effort and a verbosity.
+    pub is_reasoning: bool,
+    /// Fields of a chat request that it does not take, besides those its protocol does not have.
+    pub drop: Vec<String>,
+}
+
+/// The protocol that a hosted model speaks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Wire {
+    /// Chat Completions.
+    #[default]
+    Chat,
+    /// Responses.
+    Responses,
 }
 
 /// Waits for one upstream answer.
@@ -105,8 +124,10 @@ pub enum ConfigError {
         /// The names there are.
         known: String,
     },
-    /// A name that two models have, or that is empty.
-    #[error("the hosted model name {name:?} is empty or occurs twice")]
+    /// A name that two models have, that is empty or has unusual characters.
+    #[error(
+        "the hosted model name {name:?} is empty, occurs twice or has characters that no name has"
+    )]
     Name {
         /// The name.
         name: String,
@@ -130,6 +151,14 @@ pub enum ConfigError {
     /// A pattern of what must not leave.
     #[error("redact: {0}")]
     Redact(#[from] PatternError),
+    /// A field to leave out that is always sent, or never.
+    #[error("drop of {model} names {field:?}, which is none of {}", OPTIONAL_FIELDS.join(", "))]
+    Drop {
+        /// The model.
+        model: String,
+        /// As it was given.
+        field: String,
+    },
     /// A limit that leaves nothing.
     #[error("{setting} of {name} is 0")]
     Zero {
@@ -148,7 +177,9 @@ impl HostedConfig {
         }
         for (index, model) in self.models.iter().enumerate() {
             let is_taken = self.models[..index].iter().any(|other| other.name == model.name);
-            if model.name.is_empty() || is_taken {
+            // It stands in addresses and in headers.
+            let is_plain = |byte: u8| byte.is_ascii_graphic() && !b"?#%\"\\".contains(&byte);
+            if model.name.is_empty() || is_taken || !model.name.bytes().all(is_plain) {
                 return Err(ConfigError::Name { name: model.name.clone() });
             }
             model.check()?;
@@ -190,6 +221,15 @@ impl HostedModel {
         if self.max_output == 0 {
             return zero("max_output");
         }
+        if self.image_tokens == Some(0) {
+            return zero("image_tokens");
+        }
+        if let Some(field) =
+            self.drop.iter().find(|field| !OPTIONAL_FIELDS.contains(&field.as_str()))
+        {
+            let (model, field) = (self.name.clone(), field.clone());
+            return Err(ConfigError::Drop { model, field });
+        }
         Ok(())
     }
 }
@@ -223,6 +263,10 @@ mod tests {
             context: 1000,
             max_output: 100,
             price: Price::from_usd_per_million(0.4, 0.1, 1.6).unwrap(),
+            wire: Wire::Chat,
+            image_tokens: None,
+            is_reasoning: false,
+            drop: Vec::new(),
         };
         let second = Duration::from_secs(1);
         HostedConfig {
@@ -251,6 +295,9 @@ mod tests {
         assert!(refusal(|config| config.models.push(config.models[0].clone())).contains("twice"));
         assert_eq!(refusal(|config| config.max_attempts = 0), "max_attempts of hosted is 0");
         assert_eq!(refusal(|config| config.models[0].context = 0), "context of m is 0");
+        assert!(
+            refusal(|config| config.models[0].drop.push("messages".to_owned())).contains("top_p")
+        );
         assert!(refusal(|config| config.redact.push("(".to_owned())).starts_with("redact: \"(\""));
     }
 

@@ -19,6 +19,17 @@ pub enum Error {
     /// What must not leave could not be taken out; nothing was sent.
     #[error("the request cannot be sent without what must not leave")]
     Redaction,
+    /// Something must not leave, and nobody can tell whether an image shows it; nothing was sent.
+    #[error("an image cannot be searched for what must not leave (hosted.redact), so none is sent")]
+    Image,
+    /// The model gives one answer to a request.
+    #[error("{model} gives one answer at a time, not {num_answers}")]
+    NumAnswers {
+        /// The model.
+        model: String,
+        /// How many were asked for.
+        num_answers: i64,
+    },
     /// The model has failed too often of late; nothing was sent.
     #[error("{model} has failed repeatedly and is left alone for {} s", .retry_after.as_secs().max(1))]
     Down {

@@ -1,22 +1,30 @@
 //! The hosted leg as the server sees it: what models there are, what a request would cost, and its answer.
 
-use std::fmt::Write;
 use std::sync::Arc;
 
-use harmonium_openai::{ChatChunk, ChatRequest, ChatStream, Usage};
-use ring::hmac;
+use harmonium_openai::{ChatRequest, Content};
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+use jiff::{Span, Timestamp, ToSpan};
 
+use crate::answer::{HostedAnswer, Sent};
 use crate::breaker::BreakerState;
-use crate::config::{ConfigError, HostedConfig, HostedModel};
+use crate::config::{ConfigError, HostedConfig, HostedModel, Wire};
 use crate::error::{Error, Result};
-use crate::ledger::{Ledger, LedgerError, Reservation, Spent};
+use crate::identity::{conversation, pseudonym, user};
+use crate::ledger::{Ledger, LedgerError, Spent};
 use crate::price::Cost;
 use crate::redact::Redactor;
 use crate::translate::{Target, Translation, translate};
-use crate::upstream::{Begun, Upstream};
+use crate::upstream::Upstream;
 
 /// Who pays for a request that comes without a key.
 const ANONYMOUS: &str = "anonymous";
+
+/// How long before a model is switched off its operator is warned.
+fn shutdown_warning() -> Span {
+    90.days()
+}
 
 /// The hosted models, the way to each, and the record of what they cost.
 #[derive(Debug)]
@@ -100,9 +108,41 @@ impl Hosted {
         self.upstreams.iter().map(|upstream| (upstream.model.name.as_str(), upstream.state()))
     }
 
+    /// Asks every upstream when its model is switched off, and warns of those for which that is near.
+    pub async fn ask_shutdown_dates(&self) {
+        for upstream in &self.upstreams {
+            upstream.ask_shutdown_date().await;
+            let today = Timestamp::now().to_zoned(TimeZone::UTC).date();
+            if let Some(date) = upstream.shutdown_date()
+                && today.checked_add(shutdown_warning()).is_ok_and(|near| date <= near)
+            {
+                tracing::warn!(
+                    model = upstream.model.name,
+                    %date,
+                    "a hosted model is switched off: configure another"
+                );
+            }
+        }
+    }
+
+    /// The day a model is switched off, if its upstream has said so.
+    pub fn shutdown_date(&self, name: &str) -> Option<Date> {
+        self.upstreams.iter().find(|upstream| upstream.model.name == name)?.shutdown_date()
+    }
+
     /// What has been spent.
     pub async fn spent(&self) -> std::result::Result<Spent, LedgerError> {
         self.ledger.spent().await
+    }
+
+    /// Records that the conversation that `request` belongs to must never leave.
+    pub async fn keep(&self, caller_key: Option<&str>, request: &ChatRequest) -> Result<()> {
+        Ok(self.ledger.keep(conversation(caller_key, request)).await?)
+    }
+
+    /// Whether the conversation that `request` belongs to must never leave.
+    pub async fn is_kept(&self, caller_key: Option<&str>, request: &ChatRequest) -> Result<bool> {
+        Ok(self.ledger.is_kept(conversation(caller_key, request)).await?)
     }
 
     /// Asks a model and returns once its answer has begun. Dropping the future gives the request up.
@@ -113,13 +153,17 @@ impl Hosted {
     pub async fn ask(&self, order: Order<'_>) -> Result<HostedAnswer> {
         let upstream = self.upstreams.iter().find(|upstream| upstream.model.name == order.model);
         let upstream = Arc::clone(upstream.expect("the model was found before it was ordered"));
+        check(&upstream.model, order.request)?;
+        if !self.redactor.is_empty() && has_images(order.request) {
+            return Err(Error::Image);
+        }
         let key = upstream.model.api_key.expose();
-        let identity = identity(order.request);
-        let safety_identifier = pseudonym(key, &[order.caller_key.unwrap_or(""), &identity]);
+        let user = user(order.request);
+        let safety_identifier = pseudonym(key, &[order.caller_key.unwrap_or(""), &user]);
         let Translation { request, dropped } = translate(
             order.request,
             Target {
-                model: order.model,
+                model: &upstream.model,
                 max_output: order.quote.max_output,
                 is_named: order.is_named,
                 safety_identifier: &safety_identifier,
@@ -133,16 +177,9 @@ impl Hosted {
         let estimate = order.quote.estimate;
         let reservation = self.ledger.reserve(&caller, order.model, estimate).await?;
         match upstream.begin(&request).await {
-            Ok(Begun { first, rest }) => Ok(HostedAnswer {
-                first: Some(first),
-                rest,
-                reservation: Some(reservation),
-                usage: None,
-                cost: estimate,
-                upstream,
-                dropped,
-                num_redacted,
-            }),
+            Ok(begun) => {
+                Ok(HostedAnswer::new(begun, upstream, reservation, Sent { dropped, num_redacted }))
+            }
             Err(error) => {
                 if !error.may_have_cost() {
                     reservation.release().await?;
@@ -154,14 +191,17 @@ impl Hosted {
 }
 
 impl HostedModel {
-    /// What a request may use and cost here; `None` if the model is too small for it. `max_tokens` is the
-    /// client's own limit for each of its `num_answers`.
+    /// What a request may use and cost here; `None` if the model is too small for it. `num_images` come on top of
+    /// the `num_prompt` tokens of its text. `max_tokens` is the client's own limit for each of its `num_answers`.
     pub fn quote(
         &self,
         num_prompt: u64,
+        num_images: u32,
         max_tokens: Option<u32>,
         num_answers: u32,
     ) -> Option<Quote> {
+        let image_tokens = u64::from(self.image_tokens.unwrap_or_default());
+        let num_prompt = num_prompt.saturating_add(u64::from(num_images) * image_tokens);
         let room = self.context.checked_sub(num_prompt).filter(|room| *room > 0)?;
         let room = u32::try_from(room).unwrap_or(u32::MAX);
         let max_output = max_tokens.unwrap_or(u32::MAX).min(self.max_output).min(room);
@@ -170,117 +210,19 @@ impl HostedModel {
     }
 }
 
-/// An answer that has begun. Dropping it ends it upstream, and leaves what was set aside for it charged:
-/// upstream has worked for money, and only its report at the end says for how much.
-#[derive(Debug)]
-pub struct HostedAnswer {
-    first: Option<ChatChunk>,
-    rest: ChatStream,
-    reservation: Option<Reservation>,
-    /// The last that upstream reported: some report it with every chunk.
-    usage: Option<Usage>,
-    cost: Cost,
-    upstream: Arc<Upstream>,
-    dropped: Vec<&'static str>,
-    num_redacted: usize,
-}
-
-impl HostedAnswer {
-    /// The next chunk, as it came from upstream; `None` after the last. An error is the last thing there is.
-    pub async fn next(&mut self) -> Option<Result<ChatChunk>> {
-        let next = match self.first.take() {
-            Some(first) => Some(Ok(first)),
-            None => self.upstream.next(&mut self.rest).await,
-        };
-        match &next {
-            Some(Ok(chunk)) => self.usage = chunk.usage.flatten().or(self.usage),
-            Some(Err(_)) => {}
-            None => self.settle(),
+/// Refuses what cannot be left out of a request without changing what it asks for.
+fn check(model: &HostedModel, request: &ChatRequest) -> Result<()> {
+    match request.n {
+        Some(num_answers) if num_answers > 1 && model.wire == Wire::Responses => {
+            Err(Error::NumAnswers { model: model.name.clone(), num_answers })
         }
-        next
-    }
-
-    /// Replaces what was set aside by what upstream reported, if it did.
-    fn settle(&mut self) {
-        let (Some(usage), Some(reservation)) = (self.usage, self.reservation.take()) else {
-            return;
-        };
-        let cached = usage.prompt_tokens_details.map_or(0, |details| details.cached_tokens);
-        let price = self.upstream.model.price;
-        self.cost = price.cost(usage.prompt_tokens, cached, usage.completion_tokens);
-        reservation.settle_later(self.cost);
-    }
-
-    /// The most it may cost, until its end; then what it did cost.
-    pub fn cost(&self) -> Cost {
-        self.cost
-    }
-
-    /// What upstream reported so far.
-    pub fn usage(&self) -> Option<Usage> {
-        self.usage
-    }
-
-    /// The name of the model that was asked.
-    pub fn model(&self) -> &str {
-        &self.upstream.model.name
-    }
-
-    /// Upstream's id of the request.
-    pub fn upstream_id(&self) -> Option<&str> {
-        self.rest.request_id()
-    }
-
-    /// How many texts of the request were sent with something taken out.
-    pub fn num_redacted(&self) -> usize {
-        self.num_redacted
-    }
-
-    /// Fields of the client's request that were not sent.
-    pub fn dropped(&self) -> &[&'static str] {
-        &self.dropped
+        _ => Ok(()),
     }
 }
 
-/// What the client says of its own user, by whatever name.
-fn identity(request: &ChatRequest) -> String {
-    let said = request.safety_identifier.as_ref().or(request.user.as_ref());
-    said.map(ToString::to_string).unwrap_or_default()
-}
-
-/// A name that stays the same for the same parts, and from which nobody without `key` can tell them.
-fn pseudonym(key: &str, parts: &[&str]) -> String {
-    const NUM_BYTES: usize = 16;
-    let key = hmac::Key::new(hmac::HMAC_SHA256, key.as_bytes());
-    let mut context = hmac::Context::with_key(&key);
-    for part in parts {
-        context.update(&(part.len() as u64).to_le_bytes());
-        context.update(part.as_bytes());
-    }
-    let mut name = String::new();
-    for byte in &context.sign().as_ref()[..NUM_BYTES] {
-        // Writing into a `String` cannot fail.
-        let _ = write!(name, "{byte:02x}");
-    }
-    name
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pseudonyms_depend_on_every_part_and_on_the_key() {
-        let name = pseudonym("key", &["a", "b"]);
-        assert_eq!(name.len(), 32);
-        assert_eq!(name, pseudonym("key", &["a", "b"]));
-        for other in [
-            pseudonym("kez", &["a", "b"]),
-            pseudonym("key", &["ab", ""]),
-            pseudonym("key", &["a"]),
-            pseudonym("key", &["b", "a"]),
-        ] {
-            assert_ne!(name, other);
-        }
-    }
+fn has_images(request: &ChatRequest) -> bool {
+    request.messages.iter().any(|message| match &message.content {
+        Some(Content::Parts(parts)) => parts.iter().any(|part| part.image_url.is_some()),
+        _ => false,
+    })
 }

@@ -11,9 +11,10 @@
 //! One thread owns the file and takes its requests from a queue; async code only waits. The thread
 //! ends when the last [`Ledger`] and the last [`Reservation`] are dropped.
 //!
-//! The file is an SQLite database with two tables, both for the operator to read: `totals` for each
-//! day, month and caller, and `charges` with one row a request. Opening it deletes what is older
-//! than 13 calendar months, so it does not grow without end.
+//! The file is an SQLite database with tables for the operator to read: `totals` for each day, month
+//! and caller, and `charges` with one row a request. A third, `kept`, has the conversations that must
+//! not leave, as hashes. Opening the file deletes what is older than 13 calendar months, so it does not
+//! grow without end.
 
 mod error;
 mod period;
@@ -37,6 +38,9 @@ use crate::price::Cost;
 
 /// Requests that may wait for the thread.
 const QUEUE: usize = 256;
+
+/// A conversation by the SHA-256 of what makes it known again.
+pub(crate) type Conversation = [u8; 32];
 
 /// Says what time it is, in unix seconds.
 type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
@@ -149,6 +153,18 @@ impl Ledger {
     /// What one caller has spent.
     pub async fn spent_by(&self, caller: &str) -> Result<Spent, LedgerError> {
         self.totals(named(caller)?).await
+    }
+
+    /// Records that a conversation must not leave. On the disk when it returns.
+    pub(crate) async fn keep(&self, conversation: Conversation) -> Result<(), LedgerError> {
+        let ask = |reply| Request::Keep { conversation, reply };
+        ask_thread(&self.requests, ask).await?.await.map_err(|_| LedgerError::Closed)?
+    }
+
+    /// Whether a conversation must not leave.
+    pub(crate) async fn is_kept(&self, conversation: Conversation) -> Result<bool, LedgerError> {
+        let ask = |reply| Request::IsKept { conversation, reply };
+        ask_thread(&self.requests, ask).await?.await.map_err(|_| LedgerError::Closed)?
     }
 
     async fn totals(&self, caller: String) -> Result<Spent, LedgerError> {

@@ -1,24 +1,29 @@
 //! The hosted leg: asks a model on somebody else's machines what the local one cannot answer.
 //!
-//! A request is translated field by field ([`translate`]), freed of what must not leave (`redact`), its worst case is set aside in the [`ledger`], and it
-//! is sent until its answer begins (`upstream`). What comes back are the protocol's own chunks. When the answer
-//! ends, the cost that upstream reported replaces what was set aside. The crate decides nothing about whether a
-//! request may leave: that is the server's part.
+//! A request is translated field by field (`translate`), freed of what must not leave (`redact`), its worst case
+//! is set aside in the [`ledger`], and it is sent until its answer begins (`upstream`), in the protocol that the
+//! model speaks (`wire`). What comes back are chat chunks. When the answer ends, the cost that upstream reported
+//! replaces what was set aside. The crate decides nothing about whether a request may leave: that is the server's
+//! part.
 
+mod answer;
 mod breaker;
 mod config;
 mod error;
 mod hosted;
+mod identity;
 pub mod ledger;
 pub mod price;
 mod redact;
 mod translate;
 mod upstream;
+mod wire;
 
+pub use answer::HostedAnswer;
 pub use breaker::BreakerState;
-pub use config::{BreakerConfig, ConfigError, HostedConfig, HostedModel, Secret, Timeouts};
+pub use config::{BreakerConfig, ConfigError, HostedConfig, HostedModel, Secret, Timeouts, Wire};
 pub use error::{Error, Result};
-pub use hosted::{Hosted, HostedAnswer, Order, Quote, StartError};
+pub use hosted::{Hosted, Order, Quote, StartError};
 pub use ledger::{Budget, LedgerError, Spent};
 pub use price::{Cost, Price, PriceError};
 pub use redact::PatternError;

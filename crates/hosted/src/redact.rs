@@ -29,10 +29,15 @@ impl Redactor {
         patterns.iter().map(compile).collect::<Result<_, _>>().map(Self)
     }
 
+    /// Whether there is nothing that must not leave.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The request without what the patterns match, and how many texts were changed. `None` if what is left is no
     /// request, which then must not be sent.
     pub(crate) fn redact(&self, request: ChatRequest) -> Option<(ChatRequest, usize)> {
-        if self.0.is_empty() {
+        if self.is_empty() {
             return Some((request, 0));
         }
         let mut value = serde_json::to_value(request).ok()?;

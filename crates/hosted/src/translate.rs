@@ -5,21 +5,48 @@
 //!
 //! | field | what becomes of it |
 //! |---|---|
-//! | `messages` | role, text, tool calls and results go; reasoning and participants' names do not |
+//! | `messages` | role, text, images, tool calls and results go; reasoning and participants' names do not |
 //! | `max_completion_tokens`, `max_tokens` | at most the hosted model's longest answer |
-//! | `temperature`, `top_p`, `frequency_penalty`, `presence_penalty`, `seed`, `stop`, `n`, `logprobs`, `top_logprobs` | go |
-//! | `logit_bias` | goes if the request names the hosted model: its ids are those of the model it names |
+//! | `temperature`, `top_p`, `logprobs`, `top_logprobs` | go |
+//! | `frequency_penalty`, `presence_penalty`, `seed`, `stop` | go; the Responses protocol has none |
+//! | `n` | goes; more than one is refused where the Responses protocol is spoken |
+//! | `logit_bias` | goes if the request names the hosted model, whose ids they are; the Responses protocol has none |
 //! | function `tools`, `tool_choice`, `parallel_tool_calls`, `response_format` | go |
-//! | `reasoning_effort`, `reasoning`, `chat_template_kwargs`, `include_reasoning`, `verbosity` | left out |
-//! | `top_k`, `min_p`, `repetition_penalty`, `ignore_eos` | left out: OpenAI's protocol has none |
+//! | `reasoning_effort`, `reasoning`, `chat_template_kwargs` | the effort goes to a model that reasons |
+//! | `verbosity` | goes to a model that reasons |
+//! | `include_reasoning` | left out |
+//! | `top_k`, `min_p`, `repetition_penalty`, `ignore_eos` | left out: OpenAI's protocols have none |
 //! | `user`, `safety_identifier` | replaced by a keyed hash of the caller |
 //! | `store` | always false |
 //! | `stream`, `stream_options` | always a stream with its usage; a whole answer is folded here |
 //! | all others | left out |
+//!
+//! What a model does not take besides, its configuration names (`drop`).
 
 use harmonium_openai::chat::StreamOptions;
 use harmonium_openai::{ChatMessage, ChatRequest, Content, ContentPart};
 use serde_json::Value;
+
+use crate::config::{HostedModel, Wire};
+
+/// Fields that a model may be configured not to take.
+pub(crate) const OPTIONAL_FIELDS: [&str; 11] = [
+    "temperature",
+    "top_p",
+    "frequency_penalty",
+    "presence_penalty",
+    "seed",
+    "stop",
+    "logit_bias",
+    "logprobs",
+    "parallel_tool_calls",
+    "reasoning_effort",
+    "verbosity",
+];
+
+/// Those of them that the Responses protocol does not have.
+const NOT_IN_RESPONSES: [&str; 5] =
+    ["frequency_penalty", "presence_penalty", "seed", "stop", "logit_bias"];
 
 /// What a request becomes.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,8 +60,8 @@ pub(crate) struct Translation {
 /// What the request is translated for.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Target<'a> {
-    /// The model's name upstream.
-    pub(crate) model: &'a str,
+    /// The model.
+    pub(crate) model: &'a HostedModel,
     /// Longest answer to ask for, in tokens.
     pub(crate) max_output: u32,
     /// Whether the client asked for this very model.
@@ -43,13 +70,26 @@ pub(crate) struct Target<'a> {
     pub(crate) safety_identifier: &'a str,
 }
 
+impl Target<'_> {
+    /// Whether the model takes an optional field from this client.
+    fn takes(&self, field: &str) -> bool {
+        let is_for_it = match field {
+            "reasoning_effort" | "verbosity" => self.model.is_reasoning,
+            "logit_bias" => self.is_named,
+            _ => true,
+        };
+        let is_in_protocol = self.model.wire == Wire::Chat || !NOT_IN_RESPONSES.contains(&field);
+        is_for_it && is_in_protocol && !self.model.drop.iter().any(|dropped| dropped == field)
+    }
+}
+
 /// Builds the upstream request. `request` has passed validation.
 pub(crate) fn translate(request: &ChatRequest, target: Target<'_>) -> Translation {
-    let has_tools = request.tools.as_ref().is_some_and(|tools| !tools.is_empty());
+    let has_tools = has_tools(request);
     let format = request.response_format.clone().filter(|format| format.kind != "text");
     Translation {
         request: ChatRequest {
-            model: Some(target.model.to_owned()),
+            model: Some(target.model.name.clone()),
             messages: request.messages.iter().map(message).collect(),
             stream: Some(true),
             stream_options: Some(StreamOptions {
@@ -58,19 +98,25 @@ pub(crate) fn translate(request: &ChatRequest, target: Target<'_>) -> Translatio
             }),
             n: request.n,
             max_completion_tokens: Some(i64::from(target.max_output)),
-            stop: request.stop.clone(),
-            seed: request.seed,
-            temperature: request.temperature,
-            top_p: request.top_p,
-            frequency_penalty: request.frequency_penalty,
-            presence_penalty: request.presence_penalty,
-            logit_bias: request.logit_bias.clone().filter(|_| target.is_named),
-            logprobs: request.logprobs,
-            top_logprobs: request.top_logprobs,
+            stop: request.stop.clone().filter(|_| target.takes("stop")),
+            seed: request.seed.filter(|_| target.takes("seed")),
+            temperature: request.temperature.filter(|_| target.takes("temperature")),
+            top_p: request.top_p.filter(|_| target.takes("top_p")),
+            frequency_penalty: request
+                .frequency_penalty
+                .filter(|_| target.takes("frequency_penalty")),
+            presence_penalty: request.presence_penalty.filter(|_| target.takes("presence_penalty")),
+            logit_bias: request.logit_bias.clone().filter(|_| target.takes("logit_bias")),
+            logprobs: request.logprobs.filter(|_| target.takes("logprobs")),
+            top_logprobs: request.top_logprobs.filter(|_| target.takes("logprobs")),
+            reasoning_effort: effort(request).filter(|_| target.takes("reasoning_effort")),
+            verbosity: request.verbosity.clone().filter(|_| target.takes("verbosity")),
             // Without tools these are errors upstream, here they say nothing.
             tools: request.tools.clone().filter(|_| has_tools),
             tool_choice: request.tool_choice.clone().filter(|_| has_tools),
-            parallel_tool_calls: request.parallel_tool_calls.filter(|_| has_tools),
+            parallel_tool_calls: request
+                .parallel_tool_calls
+                .filter(|_| has_tools && target.takes("parallel_tool_calls")),
             response_format: format,
             safety_identifier: Some(Value::from(target.safety_identifier)),
             store: Some(Value::from(false)),
@@ -80,23 +126,43 @@ pub(crate) fn translate(request: &ChatRequest, target: Target<'_>) -> Translatio
     }
 }
 
+/// The effort that the client wants, in whichever of the three places it says so.
+fn effort(request: &ChatRequest) -> Option<String> {
+    let nested = request.reasoning.as_ref().and_then(|options| options.effort.as_ref());
+    let template =
+        request.chat_template_kwargs.as_ref().and_then(|options| options.reasoning_effort.as_ref());
+    request.reasoning_effort.as_ref().or(nested).or(template).cloned()
+}
+
 /// The fields of the request that say something and are not sent.
 fn dropped(request: &ChatRequest, target: Target<'_>) -> Vec<&'static str> {
     let any = |test: fn(&ChatMessage) -> bool| request.messages.iter().any(test);
     let r = request;
-    [
+    let no_effort = !target.takes("reasoning_effort");
+    let optional = [
+        ("temperature", r.temperature.is_some()),
+        ("top_p", r.top_p.is_some()),
+        ("frequency_penalty", r.frequency_penalty.is_some()),
+        ("presence_penalty", r.presence_penalty.is_some()),
+        ("seed", r.seed.is_some()),
+        ("stop", r.stop.is_some()),
+        ("logit_bias", r.logit_bias.is_some()),
+        ("logprobs", r.logprobs.is_some()),
+        ("parallel_tool_calls", r.parallel_tool_calls.is_some() && has_tools(r)),
+        ("verbosity", r.verbosity.is_some()),
+    ];
+    let optional = optional.map(|(name, is_given)| (name, is_given && !target.takes(name)));
+    let always = [
         ("messages.name", any(|message| message.name.is_some())),
         ("messages.reasoning", any(has_reasoning)),
-        ("reasoning_effort", r.reasoning_effort.is_some()),
-        ("reasoning", r.reasoning.is_some()),
-        ("chat_template_kwargs", r.chat_template_kwargs.is_some()),
+        ("reasoning_effort", no_effort && r.reasoning_effort.is_some()),
+        ("reasoning", no_effort && r.reasoning.is_some()),
+        ("chat_template_kwargs", no_effort && r.chat_template_kwargs.is_some()),
         ("include_reasoning", r.include_reasoning.is_some()),
-        ("verbosity", r.verbosity.is_some()),
         ("top_k", r.top_k.is_some()),
         ("min_p", r.min_p.is_some()),
         ("repetition_penalty", r.repetition_penalty.is_some()),
         ("ignore_eos", r.ignore_eos.is_some()),
-        ("logit_bias", r.logit_bias.is_some() && !target.is_named),
         ("user", r.user.is_some()),
         ("safety_identifier", r.safety_identifier.is_some()),
         ("metadata", r.metadata.is_some()),
@@ -107,10 +173,13 @@ fn dropped(request: &ChatRequest, target: Target<'_>) -> Vec<&'static str> {
         ("prompt_cache_key", r.prompt_cache_key.is_some()),
         ("prompt_cache_options", r.prompt_cache_options.is_some()),
         ("prompt_cache_retention", r.prompt_cache_retention.is_some()),
-    ]
-    .into_iter()
-    .filter_map(|(name, is_dropped)| is_dropped.then_some(name))
-    .collect()
+    ];
+    let all = always.into_iter().chain(optional);
+    all.filter_map(|(name, is_dropped)| is_dropped.then_some(name)).collect()
+}
+
+fn has_tools(request: &ChatRequest) -> bool {
+    request.tools.as_ref().is_some_and(|tools| !tools.is_empty())
 }
 
 fn message(message: &ChatMessage) -> ChatMessage {
@@ -150,7 +219,12 @@ fn part(part: &ContentPart) -> ContentPart {
         "input_text" | "output_text" => "text",
         other => other,
     };
-    ContentPart { kind: kind.to_owned(), text: part.text.clone(), refusal: part.refusal.clone() }
+    ContentPart {
+        kind: kind.to_owned(),
+        text: part.text.clone(),
+        refusal: part.refusal.clone(),
+        image_url: part.image_url.clone(),
+    }
 }
 
 fn is_reasoning(part: &ContentPart) -> bool {
@@ -168,10 +242,27 @@ fn has_reasoning(message: &ChatMessage) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Secret;
+    use crate::price::Price;
     use serde_json::json;
 
-    fn target() -> Target<'static> {
-        Target { model: "big", max_output: 100, is_named: false, safety_identifier: "hash" }
+    fn model() -> HostedModel {
+        HostedModel {
+            name: "big".to_owned(),
+            base_url: String::new(),
+            api_key: Secret::new("k"),
+            context: 1_000,
+            max_output: 100,
+            price: Price::from_usd_per_million(0.0, 0.0, 0.0).unwrap(),
+            wire: Wire::Chat,
+            image_tokens: None,
+            is_reasoning: false,
+            drop: Vec::new(),
+        }
+    }
+
+    fn target(model: &HostedModel) -> Target<'_> {
+        Target { model, max_output: 100, is_named: false, safety_identifier: "hash" }
     }
 
     fn translated(request: Value, target: Target<'_>) -> (Value, Vec<&'static str>) {
@@ -183,7 +274,7 @@ mod tests {
     #[test]
     fn a_plain_request_gets_only_what_is_always_sent() {
         let plain = json!({"model": "auto", "messages": [{"role": "user", "content": "hi"}]});
-        let (sent, dropped) = translated(plain, target());
+        let (sent, dropped) = translated(plain, target(&model()));
         let expected = json!({
             "model": "big",
             "messages": [{"role": "user", "content": "hi"}],
@@ -208,7 +299,7 @@ mod tests {
         });
         let mut request = fields.clone();
         request["messages"] = json!([]);
-        let (sent, dropped) = translated(request, target());
+        let (sent, dropped) = translated(request, target(&model()));
         for (name, value) in fields.as_object().unwrap() {
             assert_eq!(&sent[name], value, "{name}");
         }
@@ -229,7 +320,7 @@ mod tests {
         request["messages"] = json!([]);
         request["store"] = json!(true);
         request["safety_identifier"] = json!("eve");
-        let (sent, dropped) = translated(request, target());
+        let (sent, dropped) = translated(request, target(&model()));
         for name in fields.as_object().unwrap().keys() {
             assert!(sent.get(name).is_none(), "{name}");
             assert!(dropped.contains(&name.as_str()), "{name}");
@@ -242,7 +333,7 @@ mod tests {
     #[test]
     fn token_ids_go_only_to_the_model_they_were_meant_for() {
         let request = json!({"messages": [], "logit_bias": {"1": 2.0}});
-        let (sent, dropped) = translated(request, Target { is_named: true, ..target() });
+        let (sent, dropped) = translated(request, Target { is_named: true, ..target(&model()) });
         assert_eq!((&sent["logit_bias"], dropped), (&json!({"1": 2.0}), vec![]));
     }
 
@@ -259,7 +350,7 @@ mod tests {
                     {"type": "text", "text": "a"}]},
                 {"role": "assistant", "content": null, "tool_calls": []},
             ]}),
-            target(),
+            target(&model()),
         );
         let expected = json!([
             {"role": "user", "content": [{"type": "text", "text": "q"}]},
@@ -273,11 +364,46 @@ mod tests {
     }
 
     #[test]
+    fn a_model_that_reasons_is_told_how_much_from_wherever_it_is_said() {
+        let model = HostedModel { is_reasoning: true, ..model() };
+        for place in [
+            json!({"reasoning_effort": "high"}),
+            json!({"reasoning": {"effort": "high"}}),
+            json!({"chat_template_kwargs": {"reasoning_effort": "high"}}),
+        ] {
+            let mut request = place;
+            request["messages"] = json!([]);
+            request["verbosity"] = json!("low");
+            let (sent, dropped) = translated(request, target(&model));
+            assert_eq!((&sent["reasoning_effort"], dropped), (&json!("high"), vec![]));
+            assert_eq!(sent["verbosity"], "low");
+        }
+    }
+
+    #[test]
+    fn what_a_model_is_said_not_to_take_is_left_out_and_named() {
+        let fields = json!({"temperature": 0.5, "top_p": 0.5, "seed": 7, "stop": "x",
+            "frequency_penalty": 0.1, "presence_penalty": 0.1, "logprobs": true, "top_logprobs": 2});
+        let mut request = fields.clone();
+        request["messages"] = json!([]);
+        let drop = ["temperature", "logprobs"].map(str::to_owned).into();
+        let model = HostedModel { drop, wire: Wire::Responses, ..model() };
+        let (sent, dropped) = translated(request, target(&model));
+        let expected =
+            ["temperature", "frequency_penalty", "presence_penalty", "seed", "stop", "logprobs"];
+        assert_eq!(dropped, expected);
+        let is_sent = |name: &&str| sent.get(*name).is_some();
+        let sent: Vec<_> =
+            fields.as_object().unwrap().keys().map(String::as_str).filter(is_sent).collect();
+        assert_eq!(sent, ["top_p"]);
+    }
+
+    #[test]
     fn choices_about_tools_need_tools() {
         let (sent, _) = translated(
             json!({"messages": [], "tools": [], "tool_choice": "none", "parallel_tool_calls": true,
                 "response_format": {"type": "text"}}),
-            target(),
+            target(&model()),
         );
         for name in ["tools", "tool_choice", "parallel_tool_calls", "response_format"] {
             assert!(sent.get(name).is_none(), "{name}");

@@ -3,15 +3,16 @@
 //! An answer counts as begun with its first valid chunk, so that a failure before it can still be tried again
 //! or become a status. After it nothing is ever sent twice.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use harmonium_openai::{
-    ChatChunk, ChatRequest, ChatStream, Client, ClientConfig, Error as ClientError,
-};
+use harmonium_openai::{ChatChunk, ChatRequest, Client, ClientConfig, Error as ClientError};
+use jiff::civil::Date;
 
 use crate::breaker::{Breaker, BreakerState};
 use crate::config::{HostedConfig, HostedModel, Timeouts};
 use crate::error::{Error, Result, Verdict};
+use crate::wire::Chunks;
 
 /// First rest before another try; each further one may be twice as long.
 const FIRST_REST: Duration = Duration::from_millis(500);
@@ -19,6 +20,8 @@ const FIRST_REST: Duration = Duration::from_millis(500);
 const MAX_REST: Duration = Duration::from_secs(8);
 /// Longest rest that upstream may ask for before we hand its request for patience on to the client.
 const MAX_ASKED_REST: Duration = Duration::from_secs(20);
+/// Longest wait to be told when a model is switched off.
+const SHUTDOWN_DATE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest answer in bytes. The longest there is, with log-probabilities, has a few hundred bytes a token.
 const MAX_ANSWER_BYTES: usize = 64 << 20;
 
@@ -28,6 +31,8 @@ pub(crate) struct Upstream {
     pub(crate) model: HostedModel,
     client: Client,
     breaker: Breaker,
+    /// The day the model is switched off, as far as upstream has said.
+    shutdown_date: Mutex<Option<Date>>,
     timeouts: Timeouts,
     max_attempts: u32,
 }
@@ -36,7 +41,7 @@ pub(crate) struct Upstream {
 #[derive(Debug)]
 pub(crate) struct Begun {
     pub(crate) first: ChatChunk,
-    pub(crate) rest: ChatStream,
+    pub(crate) rest: Chunks,
 }
 
 impl Upstream {
@@ -53,6 +58,7 @@ impl Upstream {
             model,
             client,
             breaker: Breaker::new(config.breaker),
+            shutdown_date: Mutex::new(None),
             timeouts: config.timeouts,
             max_attempts: config.max_attempts,
         })
@@ -60,6 +66,23 @@ impl Upstream {
 
     pub(crate) fn state(&self) -> BreakerState {
         self.breaker.state(Instant::now())
+    }
+
+    pub(crate) fn shutdown_date(&self) -> Option<Date> {
+        *self.shutdown_date.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks upstream when the model is switched off. Many upstreams do not say; nothing depends on it.
+    pub(crate) async fn ask_shutdown_date(&self) {
+        let asked = self.client.model(&self.model.name);
+        let date = match tokio::time::timeout(SHUTDOWN_DATE_TIMEOUT, asked).await {
+            Ok(Ok(model)) => model.shutdown_date.and_then(|date| date.parse::<Date>().ok()),
+            Ok(Err(_)) | Err(_) => {
+                tracing::info!(model = self.model.name, "upstream does not say what the model is");
+                return;
+            }
+        };
+        *self.shutdown_date.lock().unwrap_or_else(PoisonError::into_inner) = date;
     }
 
     /// Sends `request` until it is answered, refused, or no more tries are left.
@@ -98,7 +121,7 @@ impl Upstream {
 
     async fn attempt(&self, request: &ChatRequest) -> std::result::Result<Begun, (Error, Verdict)> {
         let begin = async {
-            let mut rest = self.client.chat_stream(request).await?;
+            let mut rest = Chunks::open(&self.client, self.model.wire, request).await?;
             let first = rest.next().await.ok_or(ClientError::Truncated)??;
             Ok(Begun { first, rest })
         };
@@ -111,7 +134,7 @@ impl Upstream {
     }
 
     /// The next chunk of an answer that has begun; `None` at its end.
-    pub(crate) async fn next(&self, rest: &mut ChatStream) -> Option<Result<ChatChunk>> {
+    pub(crate) async fn next(&self, rest: &mut Chunks) -> Option<Result<ChatChunk>> {
         let waited = self.timeouts.between_chunks;
         match tokio::time::timeout(waited, rest.next()).await {
             Ok(next) => next

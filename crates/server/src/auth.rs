@@ -7,7 +7,7 @@ use axum::http::header::AUTHORIZATION;
 use axum::middleware::Next;
 use axum::response::Response;
 
-use crate::config::ApiKey;
+use crate::config::{ApiKey, ServerConfig};
 use crate::error::{Error, Result};
 use crate::state::AppState;
 
@@ -16,6 +16,14 @@ use crate::state::AppState;
 pub(crate) struct Caller {
     /// Which of the configured keys; `None` where keys are off.
     pub(crate) key_index: Option<usize>,
+}
+
+impl Caller {
+    /// The key itself.
+    pub(crate) fn key(self, config: &ServerConfig) -> Option<&str> {
+        let key = config.api_keys.get(self.key_index?)?;
+        Some(&key.key)
+    }
 }
 
 /// Lets a request pass if keys are off or it presents one of them, and notes whose it is.

@@ -14,7 +14,7 @@ use crate::dispatch::Route;
 use crate::error::{Error, Result};
 use crate::hosted_answer::{Asking, HostedAnswer};
 use crate::reply::Reply;
-use crate::route::{Routed, route};
+use crate::route::{Checked, check};
 use crate::state::AppState;
 use crate::stream;
 use crate::validate::UsageMode;
@@ -26,11 +26,13 @@ pub(crate) async fn completions(
 ) -> Result<Response> {
     let arrived = Instant::now();
     // Before the body, so that a server that cannot answer does not read books.
-    state.ready()?;
+    state.routable()?;
     let running = state.begin_answer();
-    let routed = route(&state, request).await?;
-    let is_stream = routed.prepared.turn.stream.is_some();
-    let mut reply = start(&state, routed, arrived, running).await?;
+    let checked = check(&state, request).await?;
+    checked.keep(&state).await?;
+    let route = checked.route(&state).await?;
+    let is_stream = checked.prepared.turn.stream.is_some();
+    let mut reply = start(&state, checked, route, arrived, running).await?;
     let (backend, reason) = reply.origin();
     state.metrics.count_answer(backend, reason.as_str());
     if is_stream {
@@ -43,11 +45,12 @@ pub(crate) async fn completions(
 
 async fn start(
     state: &Arc<AppState>,
-    routed: Routed,
+    checked: Checked,
+    route: Route,
     arrived: Instant,
     running: TaskTrackerToken,
 ) -> Result<Reply> {
-    let Routed { prepared, route, caller } = routed;
+    let Checked { prepared, caller, .. } = checked;
     let state = Arc::clone(state);
     match route {
         Route::Local => {
@@ -60,7 +63,7 @@ async fn start(
             let asking = Asking {
                 route: &route,
                 request,
-                key_index: caller.key_index,
+                caller,
                 usage_mode: prepared.turn.stream.unwrap_or(UsageMode::AtEnd),
                 arrived,
             };

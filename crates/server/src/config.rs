@@ -8,8 +8,8 @@ use std::time::Duration;
 pub struct ServerConfig {
     /// Keys that clients must present as `Authorization: Bearer KEY`; empty leaves the API open.
     pub api_keys: Vec<ApiKey>,
-    /// So many requests waiting for the local model send further ones to the hosted one, if they may go.
-    pub hosted_when_waiting: Option<usize>,
+    /// What sends requests to a hosted model that the local one could answer, if they may go.
+    pub triggers: Triggers,
     /// Origins that browsers may call from, such as `https://example.org`; `*` is any, empty is none.
     pub cors_origins: Vec<String>,
     /// Most connections at a time; more wait to be accepted.
@@ -36,7 +36,7 @@ impl Default for ServerConfig {
     fn default() -> Self {
         Self {
             api_keys: Vec::new(),
-            hosted_when_waiting: None,
+            triggers: Triggers::default(),
             cors_origins: Vec::new(),
             max_connections: 1024,
             idle_timeout: Duration::from_secs(60),
@@ -49,6 +49,17 @@ impl Default for ServerConfig {
             date: None,
         }
     }
+}
+
+/// What sends requests to a hosted model besides their length. All are off by default.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Triggers {
+    /// Images in the request, which the local model cannot look at.
+    pub images: bool,
+    /// More waiting requests than that.
+    pub waiting: Option<usize>,
+    /// A local engine that has failed.
+    pub unhealthy: bool,
 }
 
 /// A key that clients present.

@@ -7,7 +7,9 @@
 use axum::http::HeaderMap;
 use harmonium_hosted::{Hosted, HostedModel, Quote};
 
+use crate::config::Triggers;
 use crate::error::{Error, FieldCode, NotAllowed, Result};
+use crate::validate::Images;
 
 /// The header with which a request allows, forbids or demands the hosted leg.
 pub(crate) const LEAVE_HEADER: &str = "x-harmonium-hosted";
@@ -22,6 +24,8 @@ pub(crate) enum Leave {
     Allow,
     /// It must not.
     Never,
+    /// Neither it nor what follows it in its conversation may.
+    StickyLocal,
     /// It must.
     Require,
 }
@@ -33,9 +37,10 @@ impl Leave {
             b"allow" => Ok(Self::Allow),
             b"never" => Ok(Self::Never),
             b"require" => Ok(Self::Require),
+            b"sticky-local" => Ok(Self::StickyLocal),
             other => {
                 let other = String::from_utf8_lossy(other);
-                let problem = format!("{other:?} is none of allow, never, require");
+                let problem = format!("{other:?} is none of allow, never, require, sticky-local");
                 Err(Error::field(LEAVE_HEADER, FieldCode::Value, problem))
             }
         }
@@ -56,10 +61,13 @@ pub(crate) enum Asked<'a> {
 pub(crate) struct Question<'a> {
     pub(crate) asked: Asked<'a>,
     pub(crate) leave: Leave,
+    /// Whether its conversation has been marked as one that must not leave.
+    pub(crate) is_kept: bool,
     /// Whether the caller's key allows the hosted leg.
     pub(crate) caller_may: bool,
-    /// The rendered prompt's length in tokens.
+    /// The rendered prompt's length in tokens, images not counted.
     pub(crate) num_prompt: u64,
+    pub(crate) images: Option<&'a Images>,
     /// The client's own limit for an answer.
     pub(crate) max_tokens: Option<u32>,
     pub(crate) num_answers: u32,
@@ -67,8 +75,9 @@ pub(crate) struct Question<'a> {
     pub(crate) context_len: u32,
     /// Requests that wait for the local model.
     pub(crate) num_waiting: usize,
-    /// So many waiting requests send further ones away.
-    pub(crate) max_waiting: Option<usize>,
+    /// Whether the local model runs.
+    pub(crate) is_healthy: bool,
+    pub(crate) triggers: Triggers,
     /// Absent where the hosted leg is off.
     pub(crate) hosted: Option<&'a Hosted>,
 }
@@ -99,8 +108,12 @@ pub(crate) enum Reason {
     Required,
     /// It does not fit the local context.
     Context,
+    /// It has images, which the local model cannot look at.
+    Image,
     /// Too many requests wait for the local model.
     Queue,
+    /// The local model does not run.
+    Unhealthy,
 }
 
 impl Reason {
@@ -110,7 +123,9 @@ impl Reason {
             Self::Named => "named",
             Self::Required => "required",
             Self::Context => "context",
+            Self::Image => "image",
             Self::Queue => "queue",
+            Self::Unhealthy => "unhealthy",
         }
     }
 }
@@ -126,6 +141,14 @@ pub(crate) fn decide(question: &Question<'_>) -> Result<Route> {
         let hosted = may_leave?;
         return to_hosted(question, hosted.default_model(), Reason::Required);
     }
+    if let Some(images) = question.images {
+        return match may_leave {
+            Ok(hosted) if question.triggers.images => {
+                to_hosted(question, hosted.default_model(), Reason::Image)
+            }
+            _ => Err(no_images(images, "the local model")),
+        };
+    }
     let Ok(hosted) = may_leave else {
         // Whether the prompt leaves any room at all is the engine's to say, which shortens the answer to it.
         return Ok(Route::Local);
@@ -134,8 +157,11 @@ pub(crate) fn decide(question: &Question<'_>) -> Result<Route> {
     if !fits(question, model) {
         return to_hosted(question, model, Reason::Context);
     }
-    if question.max_waiting.is_some_and(|max| question.num_waiting > max) {
-        // A trigger is a convenience: what the hosted model cannot take waits here.
+    if question.triggers.unhealthy && !question.is_healthy {
+        return to_hosted(question, model, Reason::Unhealthy);
+    }
+    if question.triggers.waiting.is_some_and(|max| question.num_waiting > max) {
+        // Here the local model still can: what the hosted model cannot take waits for it.
         if let Ok(route) = to_hosted(question, model, Reason::Queue) {
             return Ok(route);
         }
@@ -143,9 +169,17 @@ pub(crate) fn decide(question: &Question<'_>) -> Result<Route> {
     Ok(Route::Local)
 }
 
+fn no_images(images: &Images, model: &str) -> Error {
+    let problem = format!("{model} reads text only, it cannot look at images");
+    Error::field(images.first.as_str(), FieldCode::UnsupportedValue, problem)
+}
+
 /// The hosted leg, if the request may use it.
 fn may_leave<'a>(question: &Question<'a>) -> Result<&'a Hosted> {
     let hosted = question.hosted.ok_or(Error::NotAllowed(NotAllowed::Off))?;
+    if question.is_kept || question.leave == Leave::StickyLocal {
+        return Err(Error::NotAllowed(NotAllowed::Conversation));
+    }
     if question.leave == Leave::Never {
         return Err(Error::NotAllowed(NotAllowed::Request));
     }
@@ -164,7 +198,12 @@ fn fits(question: &Question<'_>, model: &HostedModel) -> bool {
 }
 
 fn to_hosted(question: &Question<'_>, model: &HostedModel, reason: Reason) -> Result<Route> {
-    let quote = model.quote(question.num_prompt, question.max_tokens, question.num_answers);
+    let num_images = match question.images {
+        Some(images) if model.image_tokens.is_none() => return Err(no_images(images, &model.name)),
+        images => images.map_or(0, |images| images.count),
+    };
+    let quote =
+        model.quote(question.num_prompt, num_images, question.max_tokens, question.num_answers);
     let quote = quote.ok_or_else(|| Error::ContextLengthOfAll {
         prompt_len: question.num_prompt,
         is_exact: true,

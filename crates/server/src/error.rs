@@ -126,6 +126,11 @@ pub(crate) enum NotAllowed {
     /// The request itself forbids it.
     #[error("x-harmonium-hosted: never forbids the hosted model that the request needs")]
     Request,
+    /// The conversation must not leave.
+    #[error(
+        "the conversation is marked sticky-local and must not leave, but the request needs a hosted model"
+    )]
+    Conversation,
 }
 
 /// What went wrong with a hosted model.
@@ -338,7 +343,12 @@ impl From<hosted::Error> for Error {
             hosted::Error::Down { retry_after, .. } => {
                 HostedFault::Down { retry_after_seconds: seconds(retry_after) }
             }
-            hosted::Error::Redaction => HostedFault::Refused { param: Some("messages".to_owned()) },
+            hosted::Error::Redaction | hosted::Error::Image => {
+                HostedFault::Refused { param: Some("messages".to_owned()) }
+            }
+            hosted::Error::NumAnswers { .. } => {
+                HostedFault::Refused { param: Some("n".to_owned()) }
+            }
             hosted::Error::TooLong { .. } => HostedFault::TooLong,
             hosted::Error::Refused { param, .. } => HostedFault::Refused { param },
             hosted::Error::Key { .. } => HostedFault::Key,

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::Span;
 
+use crate::auth::Caller;
 use crate::dispatch::{HostedRoute, Reason};
 use crate::error::{Error, Result, Unavailable};
 use crate::state::AppState;
@@ -35,8 +36,7 @@ pub(crate) struct HostedAnswer {
 pub(crate) struct Asking<'a> {
     pub(crate) route: &'a HostedRoute,
     pub(crate) request: &'a ChatRequest,
-    /// Which of the configured keys asks.
-    pub(crate) key_index: Option<usize>,
+    pub(crate) caller: Caller,
     pub(crate) usage_mode: UsageMode,
     pub(crate) arrived: Instant,
 }
@@ -48,15 +48,14 @@ impl HostedAnswer {
         asking: Asking<'_>,
         running: TaskTrackerToken,
     ) -> Result<Self> {
-        let Asking { route, request, key_index, usage_mode, arrived } = asking;
+        let Asking { route, request, caller, usage_mode, arrived } = asking;
         let hosted = Arc::clone(state.hosted.as_ref().ok_or(Error::Internal)?);
-        let caller = key_index.and_then(|index| state.config.api_keys.get(index));
         let asked = hosted.ask(Order {
             model: &route.model,
             request,
             quote: route.quote,
             is_named: route.reason == Reason::Named,
-            caller_key: caller.map(|key| key.key.as_str()),
+            caller_key: caller.key(&state.config),
         });
         let upstream = tokio::select! {
             biased;

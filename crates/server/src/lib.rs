@@ -27,6 +27,6 @@ mod stream;
 mod usage;
 mod validate;
 
-pub use config::{ApiKey, ConfigError, ServerConfig};
+pub use config::{ApiKey, ConfigError, ServerConfig, Triggers};
 pub use server::Server;
 pub use state::LocalModel;

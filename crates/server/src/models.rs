@@ -49,6 +49,7 @@ fn local(ready: &ReadyModel, id: &str) -> Model {
         object: "model".to_owned(),
         created: ready.created,
         owned_by: "harmonium".to_owned(),
+        shutdown_date: None,
         max_model_len: Some(context_len.into()),
         max_output_tokens: Some(context_len),
         backend: Some("local".to_owned()),
@@ -64,17 +65,23 @@ fn hosted(all: &Hosted, model: &HostedModel) -> Model {
         BreakerState::HalfOpen => "trying",
         BreakerState::Open => "failing",
     });
+    let capabilities = ["text"]
+        .into_iter()
+        .chain(model.image_tokens.map(|_| "image"))
+        .chain(model.is_reasoning.then_some("reasoning"))
+        .chain(["tools"]);
     let [input, cached_input, output] = model.price.as_usd_per_million();
     Model {
         id: model.name.clone(),
         object: "model".to_owned(),
         created: 0,
         owned_by: "hosted".to_owned(),
+        shutdown_date: all.shutdown_date(&model.name).map(|date| date.to_string()),
         max_model_len: Some(model.context),
         max_output_tokens: Some(model.max_output),
         backend: Some("hosted".to_owned()),
         state: state.map(str::to_owned),
-        capabilities: Some(["text", "tools"].map(str::to_owned).into()),
+        capabilities: Some(capabilities.map(str::to_owned).collect()),
         pricing: Some(Pricing { input, cached_input, output }),
     }
 }

@@ -53,7 +53,7 @@ pub(crate) async fn prepare(state: &Arc<AppState>, body: Bytes) -> Result<Prepar
 
 fn prepare_now(state: &AppState, body: &[u8]) -> Result<Prepared> {
     let request: ChatRequest = parse(body)?;
-    let ready = state.ready()?;
+    let ready = state.routable()?;
     let hosted = state.hosted.as_deref();
     let hosted_model = hosted_model(ready, hosted, request.model.as_deref())?;
     let spec = ready.model.engine.spec();

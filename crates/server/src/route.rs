@@ -19,49 +19,72 @@ use crate::state::AppState;
 /// A body that takes longer to arrive is not worth its connection.
 const BODY_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// A checked request and who answers it.
+/// A checked request and who sent it.
 #[derive(Debug)]
-pub(crate) struct Routed {
+pub(crate) struct Checked {
     pub(crate) prepared: Prepared,
-    pub(crate) route: Route,
     pub(crate) caller: Caller,
+    leave: Leave,
 }
 
-/// Reads, checks and renders a request and decides who answers it.
-pub(crate) async fn route(state: &Arc<AppState>, request: Request) -> Result<Routed> {
+/// Reads, checks and renders a request.
+pub(crate) async fn check(state: &Arc<AppState>, request: Request) -> Result<Checked> {
     let leave = Leave::from_headers(request.headers())?;
     let caller = *request.extensions().get::<Caller>().ok_or(Error::Internal)?;
     let body = read_body(state, request).await?;
     let prepared = prepare(state, body).await?;
-    let route = decide_for(state, &prepared, leave, caller)?;
-    Ok(Routed { prepared, route, caller })
+    Ok(Checked { prepared, caller, leave })
 }
 
-fn decide_for(
-    state: &AppState,
-    prepared: &Prepared,
-    leave: Leave,
-    caller: Caller,
-) -> Result<Route> {
-    let engine = &state.ready()?.model.engine;
-    let hosted = state.hosted.as_deref();
-    let named = prepared.hosted_model.as_deref();
-    decide(&Question {
-        asked: match named.and_then(|name| hosted?.find(name)) {
-            Some(model) => Asked::Hosted(model),
-            None => Asked::Any,
-        },
-        leave,
-        // Who has no keys has decided to let everyone in.
-        caller_may: caller.key_index.is_none_or(|index| state.config.api_keys[index].may_host),
-        num_prompt: prepared.prompt.len() as u64,
-        max_tokens: prepared.turn.max_tokens,
-        num_answers: prepared.turn.n,
-        context_len: engine.spec().context_len,
-        num_waiting: engine.stats().waiting,
-        max_waiting: state.config.hosted_when_waiting,
-        hosted,
-    })
+impl Checked {
+    /// Records that the request's conversation must not leave, if the request says so.
+    pub(crate) async fn keep(&self, state: &AppState) -> Result<()> {
+        match (self.leave, &state.hosted, &self.prepared.request) {
+            (Leave::StickyLocal, Some(hosted), Some(request)) => {
+                Ok(hosted.keep(self.caller.key(&state.config), request).await?)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Decides who answers it.
+    pub(crate) async fn route(&self, state: &AppState) -> Result<Route> {
+        let route = self.decide(state, false)?;
+        match (&route, &state.hosted, &self.prepared.request) {
+            (Route::Hosted(_), Some(hosted), Some(request))
+                if hosted.is_kept(self.caller.key(&state.config), request).await? =>
+            {
+                self.decide(state, true)
+            }
+            _ => Ok(route),
+        }
+    }
+
+    fn decide(&self, state: &AppState, is_kept: bool) -> Result<Route> {
+        let Self { prepared, caller, leave } = self;
+        let engine = &state.routable()?.model.engine;
+        let hosted = state.hosted.as_deref();
+        let named = prepared.hosted_model.as_deref();
+        decide(&Question {
+            asked: match named.and_then(|name| hosted?.find(name)) {
+                Some(model) => Asked::Hosted(model),
+                None => Asked::Any,
+            },
+            leave: *leave,
+            is_kept,
+            // Who has no keys has decided to let everyone in.
+            caller_may: caller.key_index.is_none_or(|index| state.config.api_keys[index].may_host),
+            num_prompt: prepared.prompt.len() as u64,
+            images: prepared.turn.images.as_ref(),
+            max_tokens: prepared.turn.max_tokens,
+            num_answers: prepared.turn.n,
+            context_len: engine.spec().context_len,
+            num_waiting: engine.stats().waiting,
+            is_healthy: engine.is_healthy(),
+            triggers: state.config.triggers,
+            hosted,
+        })
+    }
 }
 
 async fn read_body(state: &AppState, request: Request) -> Result<Bytes> {
@@ -98,9 +121,11 @@ pub(crate) async fn dry_run(
     State(state): State<Arc<AppState>>,
     request: Request,
 ) -> Result<Json<RouteReport>> {
-    state.ready()?;
-    let Routed { prepared, route, .. } = route(&state, request).await?;
-    let ready = state.ready()?;
+    state.routable()?;
+    let checked = check(&state, request).await?;
+    let route = checked.route(&state).await?;
+    let ready = state.routable()?;
+    let prepared = checked.prepared;
     let prompt_tokens = prepared.prompt.len();
     let local_context_tokens = ready.model.engine.spec().context_len;
     Ok(Json(match route {

@@ -74,7 +74,7 @@ fn cors(origins: &[String]) -> Option<CorsLayer> {
 
 /// 200 once requests can be answered.
 async fn health(State(state): State<Arc<AppState>>) -> Result<Response> {
-    state.ready()?;
+    state.routable()?;
     Ok(Json(json!({"status": "ok"})).into_response())
 }
 

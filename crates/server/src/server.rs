@@ -9,6 +9,7 @@ use axum::Router;
 use harmonium_hosted::Hosted;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::{ConfigError, ServerConfig};
 use crate::connections;
@@ -18,6 +19,9 @@ use crate::state::{AppState, LocalModel, ReadyModel};
 /// How long connections may take to send their last bytes once all answers have ended.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How often hosted models are asked when they will be switched off.
+const SHUTDOWN_DATE_INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// An OpenAI-compatible HTTP server. Clones are the same server.
 #[derive(Debug, Clone)]
 pub struct Server {
@@ -26,7 +30,7 @@ pub struct Server {
 
 impl Server {
     /// Checks the settings and makes a server that has no model yet. Without `hosted` nothing ever leaves it.
-    pub fn new(config: ServerConfig, hosted: Option<Hosted>) -> Result<Self, ConfigError> {
+    pub fn new(config: ServerConfig, hosted: Option<Arc<Hosted>>) -> Result<Self, ConfigError> {
         config.check()?;
         Ok(Self { state: Arc::new(AppState::new(config, hosted)) })
     }
@@ -52,6 +56,9 @@ impl Server {
             max_connections: config.max_connections,
             idle_timeout: config.idle_timeout,
         };
+        let _watch = self.state.hosted.clone().map(|hosted| {
+            AbortOnDropHandle::new(tokio::spawn(async move { watch(&hosted).await }))
+        });
         let close = CancellationToken::new();
         let serving = connections::serve(listener, self.router(), bounds, close.clone());
         let mut serving = pin!(serving);
@@ -69,5 +76,14 @@ impl Server {
         if tokio::time::timeout(CLOSE_TIMEOUT, serving).await.is_err() {
             tracing::warn!("left connections that did not take their last bytes");
         }
+    }
+}
+
+/// Keeps what the hosted models' upstreams say of them up to date. Never ends by itself.
+async fn watch(hosted: &Hosted) {
+    let mut days = tokio::time::interval(SHUTDOWN_DATE_INTERVAL);
+    loop {
+        days.tick().await;
+        hosted.ask_shutdown_dates().await;
     }
 }

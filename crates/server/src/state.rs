@@ -97,10 +97,9 @@ pub(crate) struct AppState {
 }
 
 impl AppState {
-    pub(crate) fn new(config: ServerConfig, hosted: Option<Hosted>) -> Self {
+    pub(crate) fn new(config: ServerConfig, hosted: Option<Arc<Hosted>>) -> Self {
         let num_cores = std::thread::available_parallelism().map_or(1, usize::from);
         let model = Arc::new(OnceLock::new());
-        let hosted = hosted.map(Arc::new);
         Self {
             config,
             metrics: Metrics::new(Arc::clone(&model), hosted.clone()),
@@ -112,17 +111,29 @@ impl AppState {
         }
     }
 
-    /// The model, if requests can be answered now.
+    /// The model, if it can answer now.
     pub(crate) fn ready(&self) -> Result<&ReadyModel> {
-        let unavailable = |why| Err(Error::Unavailable(why));
+        let ready = self.loaded()?;
+        match ready.model.engine.is_healthy() {
+            true => Ok(ready),
+            false => Err(Error::Unavailable(Unavailable::Stopped)),
+        }
+    }
+
+    /// The model, if it or a hosted one that stands in for it can answer now.
+    pub(crate) fn routable(&self) -> Result<&ReadyModel> {
+        match self.hosted.is_some() && self.config.triggers.unhealthy {
+            true => self.loaded(),
+            false => self.ready(),
+        }
+    }
+
+    /// The model, unless the server ends.
+    fn loaded(&self) -> Result<&ReadyModel> {
         if self.answers.is_closed() {
-            return unavailable(Unavailable::Draining);
+            return Err(Error::Unavailable(Unavailable::Draining));
         }
-        match self.model.get() {
-            None => unavailable(Unavailable::Loading),
-            Some(ready) if !ready.model.engine.is_healthy() => unavailable(Unavailable::Stopped),
-            Some(ready) => Ok(ready),
-        }
+        self.model.get().ok_or(Error::Unavailable(Unavailable::Loading))
     }
 
     /// Shutdown waits for the holder of the token.

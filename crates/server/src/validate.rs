@@ -13,6 +13,7 @@ use harmonium_harmony::{Conversation, Effort};
 use harmonium_openai::ChatRequest;
 use harmonium_openai::chat::{Stop, StreamOptions};
 
+use self::messages::History;
 use crate::error::{Error, FieldCode, Result};
 
 const MAX_STOPS: usize = 4;
@@ -22,6 +23,8 @@ const MAX_STOP_BYTES: usize = 1024;
 #[derive(Debug)]
 pub(crate) struct Turn {
     pub(crate) conversation: Conversation,
+    /// The images of the conversation, which is rendered without them.
+    pub(crate) images: Option<Images>,
     pub(crate) sampling: SamplingParams,
     /// Seed of the first answer; drawn by the caller if the client gave none.
     pub(crate) seed: Option<u64>,
@@ -33,6 +36,15 @@ pub(crate) struct Turn {
     pub(crate) include_reasoning: bool,
     /// `None` asks for the whole answer at once.
     pub(crate) stream: Option<UsageMode>,
+}
+
+/// The images of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Images {
+    /// How many; at least one.
+    pub(crate) count: u32,
+    /// The field of the first.
+    pub(crate) first: String,
 }
 
 /// Where a stream reports its usage.
@@ -67,7 +79,7 @@ pub(crate) fn validate(request: ChatRequest, bounds: &Bounds<'_>) -> Result<Turn
     let effort = effort(&request)?;
     let tools = tools::declared(request.tools, request.tool_choice)?;
     let response_format = tools::response_format(request.response_format)?;
-    let (instructions, messages) = messages::history(request.messages)?;
+    let History { instructions, messages, images } = messages::history(request.messages)?;
     Ok(Turn {
         conversation: Conversation {
             date: None,
@@ -77,6 +89,7 @@ pub(crate) fn validate(request: ChatRequest, bounds: &Bounds<'_>) -> Result<Turn
             response_format,
             messages,
         },
+        images,
         sampling,
         seed: request.seed.map(i64::cast_unsigned),
         n,

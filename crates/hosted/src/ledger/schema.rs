@@ -34,6 +34,13 @@ const MIGRATIONS: &[&str] = &["
         actual INTEGER CHECK (actual >= 0)
     ) STRICT;
     CREATE INDEX charges_at ON charges (at);
+", "
+    -- Conversations that must not leave this machine, and when they were last marked, in unix seconds.
+    CREATE TABLE kept (
+        conversation BLOB PRIMARY KEY,
+        at INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX kept_at ON kept (at);
 "];
 
 /// How long another process may hold the file.
@@ -144,6 +151,7 @@ fn prune(connection: &mut Connection, now: i64) -> Result<(), LedgerError> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     transaction.execute("DELETE FROM totals WHERE period < ?1", [cutoff.month])?;
     transaction.execute("DELETE FROM charges WHERE at < ?1", [cutoff.unix_seconds])?;
+    transaction.execute("DELETE FROM kept WHERE at < ?1", [cutoff.unix_seconds])?;
     Ok(transaction.commit()?)
 }
 

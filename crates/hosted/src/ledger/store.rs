@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, 
 
 use super::period::Periods;
 use super::schema::{self, FileId};
-use super::{Budget, LedgerError, Scope, Spent};
+use super::{Budget, Conversation, LedgerError, Scope, Spent};
 use crate::price::Cost;
 
 /// The name that totals of all callers go by.
@@ -90,6 +90,24 @@ impl Store {
             day: total(&self.connection, &periods.day, caller)?,
             month: total(&self.connection, &periods.month, caller)?,
         })
+    }
+
+    /// Records at `at` (unix seconds) that a conversation must not leave.
+    pub(super) fn keep(&mut self, at: i64, conversation: &Conversation) -> Result<(), LedgerError> {
+        let transaction = self.begin()?;
+        transaction.execute(
+            "INSERT INTO kept (conversation, at) VALUES (?1, ?2)
+             ON CONFLICT DO UPDATE SET at = excluded.at",
+            params![conversation, at],
+        )?;
+        Ok(transaction.commit()?)
+    }
+
+    /// Whether it has been recorded that a conversation must not leave.
+    pub(super) fn is_kept(&mut self, conversation: &Conversation) -> Result<bool, LedgerError> {
+        self.check_file()?;
+        let query = "SELECT EXISTS (SELECT 1 FROM kept WHERE conversation = ?1)";
+        Ok(self.connection.query_row(query, [conversation], |row| row.get(0))?)
     }
 
     /// Takes the write lock at once, so that no other process can spend between our look at a total

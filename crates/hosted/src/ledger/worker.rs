@@ -3,7 +3,7 @@
 use tokio::sync::{mpsc, oneshot};
 
 use super::store::Store;
-use super::{Clock, LedgerError, Spent};
+use super::{Clock, Conversation, LedgerError, Spent};
 use crate::price::Cost;
 
 /// Where an answer goes.
@@ -15,6 +15,10 @@ pub(super) enum Request {
     Reserve { caller: String, model: String, estimate: Cost, reply: Reply<i64> },
     /// Replace a charge's estimate. Without `reply` nobody waits, and a failure is logged.
     Settle { id: i64, actual: Cost, reply: Option<Reply<()>> },
+    /// Record that a conversation must not leave.
+    Keep { conversation: Conversation, reply: Reply<()> },
+    /// Ask whether a conversation must not leave.
+    IsKept { conversation: Conversation, reply: Reply<bool> },
     /// Read the totals of now.
     Spent { caller: String, reply: Reply<Spent> },
 }
@@ -37,6 +41,13 @@ pub(super) fn run(mut store: Store, clock: &Clock, mut requests: mpsc::Receiver<
                     None => Some(answer),
                 };
                 unheard.into_iter().for_each(|answer| log_failure(id, answer));
+            }
+            Request::Keep { conversation, reply } => {
+                // Recorded is recorded, whether or not anybody still waits to hear it.
+                let _ = reply.send(store.keep(clock(), &conversation));
+            }
+            Request::IsKept { conversation, reply } => {
+                let _ = reply.send(store.is_kept(&conversation));
             }
             Request::Spent { caller, reply } => {
                 // Somebody who does not wait for a number does not miss it.

@@ -2,24 +2,34 @@
 
 use std::time::Duration;
 
-use harmonium_hosted::{BreakerConfig, Budget, HostedConfig, Price, Secret, Timeouts};
+use harmonium_hosted::{BreakerConfig, Budget, HostedConfig, Price, Secret, Timeouts, Wire};
 
 use super::*;
 
 /// One hosted model of 1,000 tokens that answers with 100 at most.
 fn hosted() -> (Hosted, tempfile::TempDir) {
+    with(|_| {})
+}
+
+fn with(change: impl FnOnce(&mut HostedModel)) -> (Hosted, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let second = Duration::from_secs(1);
+    let mut model = HostedModel {
+        name: "big".to_owned(),
+        base_url: "http://127.0.0.1:1/v1".to_owned(),
+        api_key: Secret::new("key"),
+        context: 1_000,
+        max_output: 100,
+        price: Price::from_usd_per_million(1.0, 1.0, 1.0).unwrap(),
+        wire: Wire::Chat,
+        image_tokens: None,
+        is_reasoning: false,
+        drop: Vec::new(),
+    };
+    change(&mut model);
     let hosted = Hosted::start(HostedConfig {
         default: "big".to_owned(),
-        models: vec![HostedModel {
-            name: "big".to_owned(),
-            base_url: "http://127.0.0.1:1/v1".to_owned(),
-            api_key: Secret::new("key"),
-            context: 1_000,
-            max_output: 100,
-            price: Price::from_usd_per_million(1.0, 1.0, 1.0).unwrap(),
-        }],
+        models: vec![model],
         budget: Budget::default(),
         ledger: dir.path().join("ledger.db"),
         redact: Vec::new(),
@@ -35,13 +45,16 @@ fn question(hosted: &Hosted) -> Question<'_> {
     Question {
         asked: Asked::Any,
         leave: Leave::Allow,
+        is_kept: false,
         caller_may: true,
         num_prompt: 10,
+        images: None,
         max_tokens: None,
         num_answers: 1,
         context_len: 300,
         num_waiting: 0,
-        max_waiting: None,
+        is_healthy: true,
+        triggers: Triggers::default(),
         hosted: Some(hosted),
     }
 }
@@ -85,6 +98,8 @@ fn without_leave_nothing_goes() {
     let far = || Question { num_prompt: 500, ..question(&hosted) };
     for refusal in [
         Question { leave: Leave::Never, ..far() },
+        Question { leave: Leave::StickyLocal, ..far() },
+        Question { is_kept: true, ..far() },
         Question { caller_may: false, ..far() },
         Question { hosted: None, ..far() },
     ] {
@@ -106,10 +121,47 @@ fn a_long_queue_sends_away_only_if_that_is_asked_for() {
     let (hosted, _dir) = hosted();
     let waiting = |num_waiting| Question { num_waiting, ..question(&hosted) };
     assert_eq!(decided(&waiting(1_000)), "local");
-    let max = |question| Question { max_waiting: Some(2), ..question };
+    let triggers = Triggers { waiting: Some(2), ..Triggers::default() };
+    let max = |question| Question { triggers, ..question };
     assert_eq!(decided(&max(waiting(2))), "local");
     assert_eq!(decided(&max(waiting(3))), "queue");
     assert_eq!(decided(&Question { leave: Leave::Never, ..max(waiting(3)) }), "local");
+}
+
+#[test]
+fn images_go_where_they_are_seen_or_nowhere() {
+    let (blind, _dir) = hosted();
+    let (seeing, _dir) = with(|model| model.image_tokens = Some(50));
+    let images = Images { count: 2, first: "messages[0].content[1]".to_owned() };
+    let triggers = Triggers { images: true, ..Triggers::default() };
+    let asks = |hosted, triggers| Question { images: Some(&images), triggers, ..question(hosted) };
+    assert_eq!(decided(&asks(&seeing, triggers)), "image");
+    for refused in [
+        asks(&seeing, Triggers::default()),
+        asks(&blind, triggers),
+        Question { leave: Leave::Never, ..asks(&seeing, triggers) },
+        Question { asked: Asked::Hosted(blind.default_model()), ..asks(&blind, triggers) },
+    ] {
+        assert_eq!(decided(&refused), "unsupported_value");
+    }
+    let named = Question {
+        asked: Asked::Hosted(seeing.default_model()),
+        ..asks(&seeing, Triggers::default())
+    };
+    let Ok(Route::Hosted(route)) = decide(&named) else { panic!("it is named") };
+    // Ten tokens of text, two images, and an answer.
+    assert_eq!(route.quote.estimate.as_usd(), (10.0 + 2.0 * 50.0 + 100.0) / 1e6);
+}
+
+#[test]
+fn a_hosted_model_stands_in_for_a_failed_one_only_if_that_is_asked_for() {
+    let (hosted, _dir) = hosted();
+    let failed = || Question { is_healthy: false, ..question(&hosted) };
+    assert_eq!(decided(&failed()), "local");
+    let triggers = Triggers { unhealthy: true, ..Triggers::default() };
+    assert_eq!(decided(&Question { triggers, ..failed() }), "unhealthy");
+    assert_eq!(decided(&Question { triggers, ..question(&hosted) }), "local");
+    assert_eq!(decided(&Question { triggers, leave: Leave::Never, ..failed() }), "local");
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use harmonium_hosted::{BreakerState, Hosted};
+use jiff::tz::TimeZone;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
@@ -34,6 +35,22 @@ impl Collector for HostedCollector {
             };
             let labels = [("model", model)];
             ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
+        }
+        let help =
+            "When a hosted model is switched off, in seconds since 1970, if its upstream says so";
+        let mut family = encoder.encode_descriptor(
+            "hosted_shutdown_timestamp_seconds",
+            help,
+            None,
+            MetricType::Gauge,
+        )?;
+        for model in self.hosted.models() {
+            let date = self.hosted.shutdown_date(&model.name);
+            if let Some(start) = date.and_then(|date| date.to_zoned(TimeZone::UTC).ok()) {
+                let labels = [("model", model.name.as_str())];
+                let seconds = start.timestamp().as_second();
+                ConstGauge::new(seconds).encode(family.encode_family(&labels)?)?;
+            }
         }
         Ok(())
     }

@@ -6,11 +6,20 @@ use harmonium_harmony::{Message, ToolCall};
 use harmonium_openai::chat::FunctionCall;
 use harmonium_openai::{ChatMessage, Content, ContentPart};
 
-use super::{name, tools::unsupported_kind};
+use super::{Images, name, tools::unsupported_kind};
 use crate::error::{Error, FieldCode, Result};
 
-/// The leading system and developer messages, joined, and all that follows them.
-pub(super) fn history(messages: Vec<ChatMessage>) -> Result<(Option<String>, Vec<Message>)> {
+/// What the messages of a request say.
+pub(super) struct History {
+    /// The leading system and developer messages, joined.
+    pub(super) instructions: Option<String>,
+    /// All that follows them.
+    pub(super) messages: Vec<Message>,
+    pub(super) images: Option<Images>,
+}
+
+/// Checks the messages and takes them apart.
+pub(super) fn history(messages: Vec<ChatMessage>) -> Result<History> {
     if messages.is_empty() {
         let problem = "a request needs at least one message";
         return Err(Error::field("messages", FieldCode::Missing, problem));
@@ -18,6 +27,7 @@ pub(super) fn history(messages: Vec<ChatMessage>) -> Result<(Option<String>, Vec
     let mut instructions: Vec<String> = Vec::new();
     let mut history: Vec<Message> = Vec::with_capacity(messages.len());
     let mut calls = Calls::default();
+    let mut images = None;
     for (index, message) in messages.into_iter().enumerate() {
         let param = format!("messages[{index}]");
         match message.role.as_str() {
@@ -27,7 +37,10 @@ pub(super) fn history(messages: Vec<ChatMessage>) -> Result<(Option<String>, Vec
             "system" | "developer" => {
                 history.push(Message::Developer { text: required_text(&param, message)? });
             }
-            "user" => history.push(Message::User { text: required_text(&param, message)? }),
+            "user" => {
+                let message = set_images_aside(&param, message, &mut images)?;
+                history.push(Message::User { text: required_text(&param, message)? });
+            }
             "assistant" => history.push(assistant(&param, message, &mut calls)?),
             "tool" => {
                 let name = calls.answered_by(&param, &message)?;
@@ -51,7 +64,7 @@ pub(super) fn history(messages: Vec<ChatMessage>) -> Result<(Option<String>, Vec
         }
     }
     let instructions = (!instructions.is_empty()).then(|| instructions.join("\n\n"));
-    Ok((instructions, history))
+    Ok(History { instructions, messages: history, images })
 }
 
 /// Which function each call of the history named.
@@ -139,6 +152,45 @@ fn assistant(param: &str, message: ChatMessage, calls: &mut Calls) -> Result<Mes
 
 fn tool_call(param: String, call: FunctionCall) -> Result<ToolCall> {
     Ok(ToolCall { name: name(param, call.name)?, arguments: call.arguments })
+}
+
+/// The message without its images, which are checked and counted.
+fn set_images_aside(
+    param: &str,
+    mut message: ChatMessage,
+    images: &mut Option<Images>,
+) -> Result<ChatMessage> {
+    let Some(Content::Parts(parts)) = &mut message.content else { return Ok(message) };
+    for (index, part) in parts.iter().enumerate().filter(|(_, part)| is_image(part)) {
+        let param = format!("{param}.content[{index}]");
+        check_image(&param, part)?;
+        images.get_or_insert(Images { count: 0, first: param }).count += 1;
+    }
+    parts.retain(|part| !is_image(part));
+    Ok(message)
+}
+
+fn is_image(part: &ContentPart) -> bool {
+    part.kind == "image_url"
+}
+
+fn check_image(param: &str, part: &ContentPart) -> Result<()> {
+    let Some(image) = &part.image_url else {
+        let problem = "a part of type \"image_url\" needs its image_url";
+        return Err(Error::field(param, FieldCode::Missing, problem));
+    };
+    // The address itself may be a whole image.
+    if !["https://", "data:image/"].iter().any(|start| image.url.starts_with(start)) {
+        let problem = "it begins with neither https:// nor data:image/";
+        return Err(Error::field(format!("{param}.image_url.url"), FieldCode::Value, problem));
+    }
+    match image.detail.as_deref() {
+        None | Some("auto" | "low" | "high") => Ok(()),
+        Some(other) => {
+            let problem = format!("{other:?} is none of auto, low, high");
+            Err(Error::field(format!("{param}.image_url.detail"), FieldCode::Value, problem))
+        }
+    }
 }
 
 /// The text of a message that must have one. Separate parts are separate texts: a line end keeps them apart.

@@ -4,7 +4,7 @@ use harmonium_engine::SamplingParams;
 use harmonium_harmony::{Effort, Message, ToolCall};
 use serde_json::{Value, json};
 
-use super::{Bounds, Turn, UsageMode, validate};
+use super::{Bounds, Images, Turn, UsageMode, validate};
 use crate::error::Error;
 
 /// A request with one user message and these fields on top.
@@ -243,8 +243,25 @@ fn a_wrong_message_is_refused_by_its_place() {
         (json!({"role": "user", "content": null}), "messages[1].content", "user"),
         (
             json!({"role": "user", "content": [{"type": "text", "text": "a"},
-                {"type": "image_url", "image_url": {"url": "data:"}}]}),
-            "messages[1].content[1]",
+                {"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}]}),
+            "messages[1].content[1].image_url.url",
+            "https://",
+        ),
+        (
+            json!({"role": "user", "content": [{"type": "image_url",
+                "image_url": {"url": "https://x/y.png", "detail": "huge"}}]}),
+            "messages[1].content[0].image_url.detail",
+            "huge",
+        ),
+        (
+            json!({"role": "user", "content": [{"type": "image_url"}]}),
+            "messages[1].content[0]",
+            "image_url",
+        ),
+        (
+            json!({"role": "tool", "name": "f", "content": [{"type": "image_url",
+                "image_url": {"url": "https://x/y.png"}}]}),
+            "messages[1].content[0]",
             "text only",
         ),
         (json!({"role": "user", "content": [{"type": "text"}]}), "messages[1].content[0]", "text"),
@@ -320,4 +337,17 @@ fn formats_become_schemas() {
         "json_schema": {"name": "n", "schema": schema, "strict": true}}))
     .unwrap();
     assert_eq!((named.name.as_str(), named.schema), ("n", schema));
+}
+
+#[test]
+fn images_are_counted_and_not_rendered() {
+    let image = json!({"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}});
+    let text = json!({"type": "text", "text": "q"});
+    let user = |parts| json!({"role": "user", "content": parts});
+    let turn = messages(json!([user(json!([text, image])), user(json!([image]))])).unwrap();
+    let images = Images { count: 2, first: "messages[0].content[1]".to_owned() };
+    assert_eq!(turn.images, Some(images));
+    let texts = ["q", ""].map(|text| Message::User { text: text.to_owned() });
+    assert_eq!(turn.conversation.messages, texts);
+    assert_eq!(messages(json!([user(json!([text]))])).unwrap().images, None);
 }

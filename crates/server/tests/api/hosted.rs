@@ -1,12 +1,14 @@
 //! Requests that go to a hosted model, and those that must not.
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use axum::http::{Request, header};
 use harmonium_engine::EngineConfig;
 use harmonium_hosted::{
-    BreakerConfig, Budget, Cost, Hosted, HostedConfig, HostedModel, Price, Secret, Timeouts,
+    BreakerConfig, Budget, Cost, Hosted, HostedConfig, HostedModel, Price, Secret, Timeouts, Wire,
 };
-use harmonium_server::{ApiKey, ServerConfig};
+use harmonium_server::{ApiKey, ServerConfig, Triggers};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -20,6 +22,7 @@ pub(crate) const KEY: &str = "sk-upstream-secret";
 pub(crate) struct Leg {
     pub(crate) fixture: Fixture,
     pub(crate) upstream: Upstream,
+    hosted: Arc<Hosted>,
     _ledger: TempDir,
 }
 
@@ -42,6 +45,10 @@ impl Leg {
             context: 10_000,
             max_output: 1_000,
             price: Price::from_usd_per_million(0.4, 0.1, 1.6).unwrap(),
+            wire: Wire::Chat,
+            image_tokens: None,
+            is_reasoning: false,
+            drop: Vec::new(),
         };
         let mut hosted = HostedConfig {
             default: "big".to_owned(),
@@ -58,9 +65,14 @@ impl Leg {
             breaker: BreakerConfig { max_failures: 100, cooldown: PATIENCE },
         };
         change(&mut hosted);
-        let hosted = Hosted::start(hosted).unwrap();
-        let fixture = Fixture::hosted(says(PARIS), server, EngineConfig::default(), Some(hosted));
-        Self { fixture, upstream, _ledger: ledger }
+        let hosted = Arc::new(Hosted::start(hosted).unwrap());
+        let engine = EngineConfig::default();
+        let fixture = Fixture::hosted(says(PARIS), server, engine, Some(Arc::clone(&hosted)));
+        Self { fixture, upstream, hosted, _ledger: ledger }
+    }
+
+    pub(crate) fn hosted(&self) -> &Hosted {
+        &self.hosted
     }
 
     /// Asks with a prompt that only the hosted model takes.
@@ -81,11 +93,11 @@ pub(crate) fn long(fields: Value) -> Value {
     body
 }
 
-fn header<'a>(answer: &'a Answer, name: &str) -> &'a str {
+pub(crate) fn header<'a>(answer: &'a Answer, name: &str) -> &'a str {
     answer.headers.get(name).map_or("", |value| value.to_str().unwrap())
 }
 
-fn code(answer: &Answer) -> (u16, &str) {
+pub(crate) fn code(answer: &Answer) -> (u16, &str) {
     (answer.status.as_u16(), answer.body["error"]["code"].as_str().unwrap_or(""))
 }
 
@@ -153,6 +165,53 @@ async fn a_request_decides_whether_it_may_leave() {
     let answer = leg.with_header(&hi(json!({})), leave, "require").await;
     assert_eq!(header(&answer, "x-harmonium-reason"), "required");
     assert_eq!(leg.upstream.seen().len(), 1);
+}
+
+#[tokio::test]
+async fn a_conversation_once_marked_never_leaves() {
+    let leg = Leg::start(|_| far_away()).await;
+    let leave = "x-harmonium-hosted";
+    let turn = |text: &str| json!({"role": "user", "content": text});
+    let says = |text: &str| json!({"role": "assistant", "content": text});
+    let mut marked = hi(json!({}));
+    marked["messages"] = json!([turn("My secret.")]);
+    assert_eq!(leg.with_header(&marked, leave, "sticky-local").await.status, 200);
+    // Later turns of it do not leave, whatever they say; another conversation does.
+    let book = "word ".repeat(1_000);
+    let mut later = hi(json!({}));
+    later["messages"] = json!([turn("My secret."), says("Oh."), turn(&book)]);
+    assert_eq!(code(&leg.fixture.chat(&later).await), (400, "context_length_exceeded"));
+    let refused = leg.with_header(&later, leave, "require").await;
+    assert_eq!(code(&refused), (403, "hosted_not_allowed"));
+    assert!(leg.upstream.seen().is_empty());
+    later["messages"][0] = turn("No secret.");
+    assert_eq!(leg.fixture.chat(&later).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_mark_counts_even_if_its_own_request_was_refused() {
+    let leg = Leg::start(|_| far_away()).await;
+    let leave = "x-harmonium-hosted";
+    let refused = leg.with_header(&long(json!({})), leave, "sticky-local").await;
+    assert_eq!(code(&refused), (400, "context_length_exceeded"));
+    assert_eq!(code(&leg.long(json!({})).await), (400, "context_length_exceeded"));
+}
+
+#[tokio::test]
+async fn a_hosted_model_stands_in_for_a_failed_engine_if_the_operator_says_so() {
+    let triggers = Triggers { unhealthy: true, ..Triggers::default() };
+    for (triggers, status) in [(Triggers::default(), 503), (triggers, 200)] {
+        let leg = Leg::with(|_| far_away(), ServerConfig { triggers, ..config() }, |_| {}).await;
+        leg.fixture.engine.stop();
+        let answer = leg.fixture.hi(json!({})).await;
+        assert_eq!(answer.status.as_u16(), status);
+        assert_eq!(leg.fixture.get("/health").await.status.as_u16(), status);
+        let reason = if status == 200 { "unhealthy" } else { "" };
+        assert_eq!(header(&answer, "x-harmonium-reason"), reason);
+        // What must stay is not answered by anybody.
+        let kept = leg.with_header(&hi(json!({})), "x-harmonium-hosted", "never").await;
+        assert_eq!(code(&kept), (503, "unavailable"));
+    }
 }
 
 #[tokio::test]

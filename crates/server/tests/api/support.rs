@@ -209,7 +209,7 @@ impl Fixture {
         executor: FakeExecutor,
         config: ServerConfig,
         engine: EngineConfig,
-        hosted: Option<Hosted>,
+        hosted: Option<Arc<Hosted>>,
     ) -> Self {
         let engine = start(Box::new(executor), engine);
         let server = Server::new(config, hosted).unwrap();

@@ -118,13 +118,39 @@ fn a_directory_and_a_missing_directory_are_named() {
     assert!(refusal(&path).starts_with(&format!("{}: cannot create the ledger: ", path.display())));
 }
 
+#[tokio::test]
+async fn a_ledger_of_the_first_version_becomes_a_current_one() {
+    let fixture = Fixture::new(NO_LIMIT);
+    drop(fixture.reserve("alice", 10).await.unwrap());
+    let older = Connection::open(fixture.path()).unwrap();
+    older.execute_batch("DROP TABLE kept; PRAGMA user_version = 1").unwrap();
+    let ledger = open(&fixture.path(), NO_LIMIT, &fixture.clock).unwrap();
+    assert_eq!(ledger.spent().await.unwrap(), spent(10, 10));
+    ledger.keep([7; 32]).await.unwrap();
+    assert!(ledger.is_kept([7; 32]).await.unwrap());
+}
+
+#[tokio::test]
+async fn kept_conversations_are_known_after_a_restart_until_they_are_old() {
+    let fixture = Fixture::new(NO_LIMIT);
+    fixture.ledger.keep([7; 32]).await.unwrap();
+    let is_kept = async |conversation| {
+        let ledger = open(&fixture.path(), NO_LIMIT, &fixture.clock).unwrap();
+        ledger.is_kept(conversation).await.unwrap()
+    };
+    assert!(is_kept([7; 32]).await && !is_kept([8; 32]).await);
+    // Fourteen months of at most 31 days.
+    fixture.clock.set(NOON + 14 * 31 * 86_400);
+    assert!(!is_kept([7; 32]).await);
+}
+
 #[test]
 fn a_newer_ledger_is_named_with_its_version() {
     let fixture = Fixture::new(NO_LIMIT);
     let newer = Connection::open(fixture.path()).unwrap();
     newer.pragma_update(None, "user_version", 7).unwrap();
     let expected = format!(
-        "{}: a ledger of version 7, this program knows versions up to 1",
+        "{}: a ledger of version 7, this program knows versions up to 2",
         fixture.path().display()
     );
     assert_eq!(refusal(&fixture.path()), expected);
