@@ -54,11 +54,17 @@ pub(crate) fn node() -> Result<()> {
         run(npm)
     })?;
     // Packages are found from where the script lies.
-    copy(&source.join("suite.mjs"), &home)?;
+    for script in ["suite.mjs", "hosted.mjs"] {
+        copy(&source.join(script), &home)?;
+    }
     let server = Server::start(false)?;
-    let mut suite = program(home.join("node_modules/.bin/node"));
+    let node = home.join("node_modules/.bin/node");
+    let mut suite = program(&node);
     suite.arg(home.join("suite.mjs")).arg(server.url());
-    run(suite)
+    run(suite)?;
+    let mut hosted = program(&node);
+    hosted.arg(home.join("hosted.mjs")).arg(server.binary());
+    run(hosted)
 }
 
 /// Where the packages of one suite are installed.
