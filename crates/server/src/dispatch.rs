@@ -32,7 +32,12 @@ pub(crate) enum Leave {
 
 impl Leave {
     pub(crate) fn from_headers(headers: &HeaderMap) -> Result<Self> {
-        let Some(value) = headers.get(LEAVE_HEADER) else { return Ok(Self::default()) };
+        let mut values = headers.get_all(LEAVE_HEADER).iter();
+        let Some(value) = values.next() else { return Ok(Self::default()) };
+        if values.next().is_some() {
+            let problem = "it is given more than once, and which of them counts cannot be told";
+            return Err(Error::field(LEAVE_HEADER, FieldCode::Value, problem));
+        }
         match value.as_bytes() {
             b"allow" => Ok(Self::Allow),
             b"never" => Ok(Self::Never),

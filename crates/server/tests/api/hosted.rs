@@ -161,6 +161,11 @@ async fn a_request_decides_whether_it_may_leave() {
     assert_eq!(code(&refused), (403, "hosted_not_allowed"));
     let refused = leg.with_header(&hi(json!({})), leave, "perhaps").await;
     assert_eq!(code(&refused), (400, "invalid_value"));
+    let mut twice = post(long(json!({})).to_string());
+    for value in ["allow", "never"] {
+        twice.headers_mut().append(leave, value.parse().unwrap());
+    }
+    assert_eq!(code(&leg.fixture.ask(twice).await), (400, "invalid_value"));
     assert!(leg.upstream.seen().is_empty());
     let answer = leg.with_header(&hi(json!({})), leave, "require").await;
     assert_eq!(header(&answer, "x-harmonium-reason"), "required");
