@@ -53,6 +53,27 @@ fn doctor_reports_every_topic_and_decides_the_exit_code() {
 }
 
 #[test]
+fn models_are_listed_with_prices_before_the_hosted_leg_is_enabled() {
+    let dir = empty_dir();
+    let output = run(&dir, &["models"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(stdout(&output).lines().count(), 2, "{}", stdout(&output));
+    let output = run(&dir, &["models", "--hosted"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let lines: Vec<&str> = stdout(&output).lines().collect();
+    assert_eq!(lines.len(), 3, "{lines:?}");
+    assert!(lines[0].contains("USD for 131073 in + 1000 out"), "{lines:?}");
+    assert!(lines[1].starts_with("nano ") && lines[1].contains(" 131072 "), "{lines:?}");
+    for expected in ["gpt-4.1-mini ", " 1047576 ", " 0.40 ", " 0.054029 ", "api.openai.com"] {
+        assert!(lines[2].contains(expected), "{expected} is missing in {lines:?}");
+    }
+    let output = run(&dir, &["models", "--hosted", "--json"]);
+    let listing: serde_json::Value = serde_json::from_str(stdout(&output)).unwrap();
+    assert_eq!(listing["models"][0]["pricing"], serde_json::Value::Null);
+    assert_eq!(listing["models"][1]["overflow_cost_usd"], 0.054_029_2);
+}
+
+#[test]
 fn logits_of_all_modes_have_the_right_shape_and_agree() {
     let dir = empty_dir();
     let tokens = "1,2,3,4,5,6,7,8,9,10";

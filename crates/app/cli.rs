@@ -22,6 +22,8 @@ pub(crate) enum Command {
     Serve(SettingsArgs),
     /// Talk to a model in the terminal.
     Chat(ChatArgs),
+    /// List the models that can answer: context, prices, what they can do.
+    Models(ModelsArgs),
     /// Write the logits of a token sequence to a file.
     Logits(LogitsArgs),
     /// Check machine, device, model, disk and configuration.
@@ -56,6 +58,20 @@ pub(crate) enum EffortArg {
     Medium,
     /// Much.
     High,
+}
+
+/// Arguments of `harmonium models`.
+#[derive(Debug, Args)]
+pub(crate) struct ModelsArgs {
+    /// List the configured hosted models, too, whether or not they are enabled. Needs no key and sends nothing.
+    #[arg(long)]
+    pub(crate) hosted: bool,
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// The configuration to look at.
+    #[command(flatten)]
+    pub(crate) settings: SettingsArgs,
 }
 
 /// Arguments of `harmonium logits`.

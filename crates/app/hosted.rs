@@ -63,15 +63,13 @@ pub(crate) fn triggers(settings: &Settings) -> Result<Triggers> {
 }
 
 fn model(model: &settings::HostedModel, environment: &Environment) -> Result<HostedModel> {
-    let settings::PriceList { input, cached, output } = model.price;
-    let price = Price::from_usd_per_million(input, cached, output);
     Ok(HostedModel {
         name: model.name.clone(),
         base_url: model.base_url.clone(),
         api_key: key(model, environment)?,
         context: model.context.get(),
         max_output: model.max_output.get(),
-        price: price.with_context(|| format!("hosted.models: price of {}", model.name))?,
+        price: price(model)?,
         wire: match model.wire {
             settings::Wire::Chat => Wire::Chat,
             settings::Wire::Responses => Wire::Responses,
@@ -80,6 +78,13 @@ fn model(model: &settings::HostedModel, environment: &Environment) -> Result<Hos
         is_reasoning: model.reasoning,
         drop: model.drop.clone(),
     })
+}
+
+/// What a hosted model costs.
+pub(crate) fn price(model: &settings::HostedModel) -> Result<Price> {
+    let settings::PriceList { input, cached, output } = model.price;
+    Price::from_usd_per_million(input, cached, output)
+        .with_context(|| format!("hosted.models: price of {}", model.name))
 }
 
 fn key(model: &settings::HostedModel, environment: &Environment) -> Result<Secret> {

@@ -13,11 +13,13 @@ mod hosted;
 mod logging;
 mod logits;
 mod machine;
+mod models;
 mod progress;
 mod serve;
 mod settings;
 mod signals;
 mod stack;
+mod table;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Serve(args) => serve::run(&args, &environment),
         Command::Chat(args) => chat::run(&args, &environment),
+        Command::Models(args) => models::run(&args, &environment),
         Command::Logits(args) => logits::run(&args, &environment),
         Command::Doctor(args) => doctor::run(&args, &environment),
         Command::Config(args) => config_cmd::run(&args, &environment),

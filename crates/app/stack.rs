@@ -155,7 +155,7 @@ fn cpu_options(settings: &Settings, config: &Config, tokenizer: &Tokenizer) -> R
 }
 
 /// The id of a model by the name it was asked for, and its other ids.
-fn names(asked: &str) -> (String, Vec<String>) {
+pub(crate) fn names(asked: &str) -> (String, Vec<String>) {
     let id = Path::new(asked)
         .file_name()
         .map_or_else(|| asked.to_owned(), |name| name.to_string_lossy().into_owned());

@@ -28,5 +28,6 @@ mod usage;
 mod validate;
 
 pub use config::{ApiKey, ConfigError, ServerConfig, Triggers};
+pub use models::{LOCAL_CAPABILITIES, hosted_capabilities};
 pub use server::Server;
 pub use state::LocalModel;

@@ -12,6 +12,16 @@ use crate::error::{Error, Result, Unavailable};
 use crate::prepare::unknown_model;
 use crate::state::{AppState, ReadyModel};
 
+/// What the local model reads, writes and does.
+pub const LOCAL_CAPABILITIES: [&str; 3] = ["text", "reasoning", "tools"];
+
+/// What we send to a hosted model and take from it.
+pub fn hosted_capabilities(sees_images: bool, reasons: bool) -> Vec<&'static str> {
+    let image = sees_images.then_some("image");
+    let reasoning = reasons.then_some("reasoning");
+    ["text"].into_iter().chain(image).chain(reasoning).chain(["tools"]).collect()
+}
+
 pub(crate) async fn list(State(state): State<Arc<AppState>>) -> Result<Json<ModelList>> {
     let ready = loaded(&state)?;
     let local = ready.model.names().map(|name| local(ready, name));
@@ -54,7 +64,7 @@ fn local(ready: &ReadyModel, id: &str) -> Model {
         max_output_tokens: Some(context_len),
         backend: Some("local".to_owned()),
         state: Some(state.to_owned()),
-        capabilities: Some(["text", "reasoning", "tools"].map(str::to_owned).into()),
+        capabilities: Some(LOCAL_CAPABILITIES.map(str::to_owned).into()),
         pricing: None,
     }
 }
@@ -65,11 +75,7 @@ fn hosted(all: &Hosted, model: &HostedModel) -> Model {
         BreakerState::HalfOpen => "trying",
         BreakerState::Open => "failing",
     });
-    let capabilities = ["text"]
-        .into_iter()
-        .chain(model.image_tokens.map(|_| "image"))
-        .chain(model.is_reasoning.then_some("reasoning"))
-        .chain(["tools"]);
+    let capabilities = hosted_capabilities(model.image_tokens.is_some(), model.is_reasoning);
     let [input, cached_input, output] = model.price.as_usd_per_million();
     Model {
         id: model.name.clone(),
@@ -81,7 +87,7 @@ fn hosted(all: &Hosted, model: &HostedModel) -> Model {
         max_output_tokens: Some(model.max_output),
         backend: Some("hosted".to_owned()),
         state: state.map(str::to_owned),
-        capabilities: Some(capabilities.map(str::to_owned).collect()),
+        capabilities: Some(capabilities.into_iter().map(str::to_owned).collect()),
         pricing: Some(Pricing { input, cached_input, output }),
     }
 }
