@@ -8,6 +8,7 @@
 mod cancel;
 mod chat;
 mod cli;
+mod compare;
 mod config;
 mod overload;
 mod shutdown;

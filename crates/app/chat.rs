@@ -1,7 +1,6 @@
 //! `harmonium chat`: a conversation in the terminal, or through a pipe.
 //!
-//! It is a client of the HTTP API like any other. Without `--url` it starts the same server that
-//! `harmonium serve` starts, on a free port of this machine, so that there is one path from text to model.
+//! It is a client of the HTTP API like any other. Without `--url` it starts a server for itself.
 //! Each line of input is one turn. The history that is sent back holds answers, not their reasoning.
 
 mod input;
@@ -11,29 +10,21 @@ use std::io::{self, IsTerminal, Stdout, Write};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use harmonium_openai::{ChatMessage, ChatRequest, Client, ClientConfig, FinishReason};
+use harmonium_openai::{ChatMessage, ChatRequest, Client, FinishReason};
 use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::net::TcpListener;
 use tokio::signal::ctrl_c;
-use tokio_util::sync::CancellationToken;
 
+use crate::api::{self, Api};
 use crate::chat::input::{HELP, Input};
 use crate::chat::screen::{ReasoningStyle, Screen};
 use crate::cli::{ChatArgs, EffortArg};
 use crate::environment::Environment;
-use crate::logging;
-use crate::settings::{OrNone, Resolved, Settings};
-use crate::stack::{self, Stack};
+use crate::settings::Settings;
+use crate::stack;
 
 /// Holds the conversation until the input ends.
 pub(crate) fn run(args: &ChatArgs, environment: &Environment) -> Result<ExitCode> {
-    let resolved = Resolved::read(&args.settings, environment)?;
-    let mut settings = resolved.settings.clone();
-    if !resolved.is_given("server.log") {
-        // Between a question and its answer only problems are of interest.
-        settings.server.log = "warn".to_owned();
-    }
-    logging::start(&settings, environment)?;
+    let settings = api::settings(&args.settings, environment)?;
     stack::block_on(converse(args, settings, environment))
 }
 
@@ -42,22 +33,12 @@ async fn converse(
     settings: Settings,
     environment: &Environment,
 ) -> Result<ExitCode> {
-    let (base_url, local) = match &args.url {
-        Some(url) => (api_url(url), None),
-        None => {
-            let stack = start_locally(settings, environment).await?;
-            (api_url(&stack.url()), Some(stack))
-        }
-    };
-    let api_key = args.url.as_ref().and_then(|_| environment.get("HARMONIUM_API_KEY"));
-    let config =
-        ClientConfig { base_url, api_key: api_key.map(str::to_owned), ..ClientConfig::default() };
-    let client = Client::new(config)?;
-    let models = client.models().await.context("cannot ask the server for its models")?;
+    let api = Api::connect(args.url.as_deref(), settings, environment).await?;
+    let models = api.client.models().await.context("cannot ask the server for its models")?;
     let model = models.data.first().context("the server has no model")?.id.clone();
     let is_interactive = io::stdin().is_terminal() && io::stdout().is_terminal();
     let mut chat = Chat {
-        client,
+        client: api.client.clone(),
         model,
         effort: args.effort,
         history: Vec::new(),
@@ -65,24 +46,8 @@ async fn converse(
         is_interactive,
     };
     let result = chat.run().await;
-    if let Some(stack) = local {
-        stack.end().await?;
-    }
+    api.end().await?;
     result
-}
-
-async fn start_locally(mut settings: Settings, environment: &Environment) -> Result<Stack> {
-    // Only this process knows the port, and it sends no key.
-    settings.server.api_key_file = OrNone::None;
-    let listener =
-        TcpListener::bind(("127.0.0.1", 0)).await.context("cannot listen on 127.0.0.1")?;
-    Stack::start(&settings, environment, listener, CancellationToken::new()).await
-}
-
-/// The address of the API under a server's address, which may name the version already.
-fn api_url(url: &str) -> String {
-    let url = url.trim_end_matches('/');
-    if url.ends_with("/v1") { url.to_owned() } else { format!("{url}/v1") }
 }
 
 fn reasoning_style(args: &ChatArgs, environment: &Environment) -> ReasoningStyle {

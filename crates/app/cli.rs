@@ -22,6 +22,8 @@ pub(crate) enum Command {
     Serve(SettingsArgs),
     /// Talk to a model in the terminal.
     Chat(ChatArgs),
+    /// Send the same requests to several models and report answers, times and costs side by side.
+    Compare(CompareArgs),
     /// List the models that can answer: context, prices, what they can do.
     Models(ModelsArgs),
     /// Write the logits of a token sequence to a file.
@@ -58,6 +60,30 @@ pub(crate) enum EffortArg {
     Medium,
     /// Much.
     High,
+}
+
+/// Arguments of `harmonium compare`.
+#[derive(Debug, Args)]
+pub(crate) struct CompareArgs {
+    /// The requests, one a line: a user prompt as a JSON string, or an object with `prompt` or `messages`, any other
+    /// fields of a chat request, and an `id` for the report. At most 10,000 in at most 64 MiB.
+    #[arg(value_name = "PROMPTS.jsonl")]
+    pub(crate) prompts: PathBuf,
+    /// The models, separated by commas; GET /v1/models and `harmonium models --hosted` list them.
+    #[arg(long, value_name = "A,B", value_delimiter = ',', required = true)]
+    pub(crate) models: Vec<String>,
+    /// Ask this server, such as http://127.0.0.1:8000, with the key in $HARMONIUM_API_KEY, instead of starting one.
+    #[arg(long, value_name = "URL")]
+    pub(crate) url: Option<String>,
+    /// Directory for report.json and report.html, which are replaced.
+    #[arg(long, value_name = "DIR", default_value = "compare")]
+    pub(crate) out: PathBuf,
+    /// Number of requests in the month whose cost is estimated.
+    #[arg(long, value_name = "N", default_value_t = 100_000)]
+    pub(crate) monthly_requests: u64,
+    /// Settings of the server that is started.
+    #[command(flatten)]
+    pub(crate) settings: SettingsArgs,
 }
 
 /// Arguments of `harmonium models`.

@@ -4,8 +4,10 @@
 //! argument list, and only this file decides exit codes: 0 for success, 1 for an error (one line on stderr with
 //! its chain of causes), 2 for wrong usage, which clap reports itself.
 
+mod api;
 mod chat;
 mod cli;
+mod compare;
 mod config_cmd;
 mod doctor;
 mod environment;
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Serve(args) => serve::run(&args, &environment),
         Command::Chat(args) => chat::run(&args, &environment),
+        Command::Compare(args) => compare::run(&args, &environment),
         Command::Models(args) => models::run(&args, &environment),
         Command::Logits(args) => logits::run(&args, &environment),
         Command::Doctor(args) => doctor::run(&args, &environment),

@@ -1,6 +1,7 @@
-//! Shows that something long is still going on: a spinner on a terminal, plain lines otherwise.
+//! Shows that something long is still going on: a spinner or a bar on a terminal, plain lines otherwise.
 //!
-//! Work that ends within a second shows nothing. Everything goes to stderr, so that stdout stays clean.
+//! Work that ends within a second shows nothing, unless it has something to say. Everything goes to stderr, so that
+//! stdout stays clean.
 
 use std::future::Future;
 use std::io::{self, IsTerminal, Write};
@@ -40,6 +41,61 @@ pub(crate) async fn during<T>(what: &str, work: impl Future<Output = T>) -> T {
             return output;
         }
     }
+}
+
+/// Work whose number of steps is known.
+pub(crate) struct Steps {
+    bar: ProgressBar,
+    num_steps: u64,
+    /// When the last plain line was due or written.
+    spoke: Instant,
+    is_terminal: bool,
+}
+
+impl Steps {
+    /// Nothing is done yet.
+    pub(crate) fn new(num_steps: u64) -> Self {
+        let is_terminal = io::stderr().is_terminal();
+        // The bar hides itself where there is no terminal.
+        let bar = ProgressBar::new(num_steps).with_style(
+            ProgressStyle::with_template("{bar:30} {pos}/{len} {msg} ({elapsed}, {eta} left)")
+                .expect("the template is well formed"),
+        );
+        bar.enable_steady_tick(Duration::from_secs(1));
+        Self { bar, num_steps, spoke: Instant::now(), is_terminal }
+    }
+
+    /// A step begins.
+    pub(crate) fn begin(&mut self, what: &str) {
+        self.bar.set_message(harmless(what));
+        if !self.is_terminal && self.spoke.elapsed() >= LINE_EVERY {
+            self.spoke = Instant::now();
+            self.say(&format!("{}/{} {what}", self.bar.position(), self.num_steps));
+        }
+    }
+
+    /// A step has ended.
+    pub(crate) fn done(&self) {
+        self.bar.inc(1);
+    }
+
+    /// A line that stays.
+    pub(crate) fn say(&self, text: &str) {
+        self.bar.suspend(|| {
+            let _ = writeln!(io::stderr().lock(), "{}", harmless(text));
+        });
+    }
+}
+
+impl Drop for Steps {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// A text that may come from anywhere, as one line that does nothing to a terminal.
+fn harmless(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 async fn within<F: Future + Unpin>(limit: Duration, work: F) -> Option<F::Output> {

@@ -7,10 +7,11 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
+use reqwest::header::HeaderMap;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{excerpt, header, parse, transport};
+use super::{excerpt, parse, transport};
 use crate::chat::ChatChunk;
 use crate::error::{Error, ErrorBody, ErrorObject, Result};
 use crate::responses::ResponseEvent;
@@ -26,7 +27,7 @@ pub type ResponseStream = AnswerStream<ResponseEvent>;
 /// The items of one answer.
 pub struct AnswerStream<T> {
     url: String,
-    request_id: Option<String>,
+    headers: HeaderMap,
     num_bytes_left: usize,
     max_bytes: usize,
     bytes: Pin<Box<dyn Stream<Item = reqwest::Result<Bytes>> + Send>>,
@@ -40,7 +41,7 @@ impl<T: DeserializeOwned> AnswerStream<T> {
     pub(super) fn new(response: reqwest::Response, max_bytes: usize) -> Self {
         Self {
             url: response.url().to_string(),
-            request_id: header(response.headers(), "x-request-id"),
+            headers: response.headers().clone(),
             num_bytes_left: max_bytes,
             max_bytes,
             bytes: Box::pin(response.bytes_stream()),
@@ -55,7 +56,12 @@ impl<T: DeserializeOwned> AnswerStream<T> {
 impl<T> AnswerStream<T> {
     /// The server's `x-request-id`.
     pub fn request_id(&self) -> Option<&str> {
-        self.request_id.as_deref()
+        self.header("x-request-id")
+    }
+
+    /// A header of the answer, such as one that says which model gives it; `None` if it is absent or no text.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
     }
 
     /// The next item; `None` once the answer is complete.
