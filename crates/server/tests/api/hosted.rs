@@ -12,11 +12,9 @@ use harmonium_server::{ApiKey, ServerConfig, Triggers};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::secrecy::{self, KEY};
 use crate::support::{Answer, Fixture, PARIS, PATIENCE, config, content, frames, hi, post, says};
 use crate::upstream::{Act, Upstream, far_away};
-
-/// Never to be seen anywhere but in the request upstream.
-pub(crate) const KEY: &str = "sk-upstream-secret";
 
 /// A server with a hosted model of 10,000 tokens behind its local one of 4,096.
 pub(crate) struct Leg {
@@ -24,6 +22,14 @@ pub(crate) struct Leg {
     pub(crate) upstream: Upstream,
     hosted: Arc<Hosted>,
     _ledger: TempDir,
+}
+
+impl Drop for Leg {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            secrecy::check_log();
+        }
+    }
 }
 
 impl Leg {
@@ -36,6 +42,7 @@ impl Leg {
         server: ServerConfig,
         change: impl FnOnce(&mut HostedConfig),
     ) -> Self {
+        secrecy::watch_log();
         let upstream = Upstream::start(script).await;
         let ledger = tempfile::tempdir().unwrap();
         let model = HostedModel {

@@ -7,7 +7,8 @@ use harmonium_hosted::{BreakerConfig, HostedConfig};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
-use crate::hosted::{KEY, Leg, long};
+use crate::hosted::{Leg, long};
+use crate::secrecy::KEY;
 use crate::support::{PATIENCE, config, content, frames, post};
 use crate::upstream::{Act, error, events, far_away, head, text};
 
@@ -28,9 +29,7 @@ async fn check(act: Act, status: u16, code: &str) -> String {
     for key in ["message", "type", "param", "code"] {
         assert!(answer.body["error"].get(key).is_some(), "{key}");
     }
-    let shown = format!("{:?} {}", answer.headers, answer.body);
-    assert!(!shown.contains(KEY), "{shown}");
-    shown
+    format!("{:?} {}", answer.headers, answer.body)
 }
 
 #[tokio::test]

@@ -14,6 +14,7 @@ mod hosted_budget;
 mod hosted_faults;
 mod hosted_wires;
 mod routes;
+mod secrecy;
 mod shutdown;
 mod stream;
 mod support;

@@ -17,6 +17,8 @@ use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
+use crate::secrecy;
+
 /// Longer than any test takes; a wait that reaches it has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -297,6 +299,7 @@ pub(crate) fn post(body: impl Into<Body>) -> Request<Body> {
 pub(crate) async fn read(response: Response) -> Answer {
     let (parts, body) = response.into_parts();
     let bytes = tokio::time::timeout(PATIENCE, body.collect()).await.unwrap().unwrap().to_bytes();
+    secrecy::check(&format!("{:?} {}", parts.headers, String::from_utf8_lossy(&bytes)));
     let body = serde_json::from_slice(&bytes)
         .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
     Answer { status: parts.status, headers: parts.headers, body }
@@ -304,6 +307,7 @@ pub(crate) async fn read(response: Response) -> Answer {
 
 /// The events in `bytes`: JSON, or the text of what is none.
 pub(crate) fn frames(bytes: &Bytes) -> Vec<Value> {
+    secrecy::check(&String::from_utf8_lossy(bytes));
     let mut events = Vec::new();
     Decoder::new(Limits::default()).push(bytes, &mut events).unwrap();
     let value = |text: String| serde_json::from_str(&text).unwrap_or(Value::String(text));
