@@ -223,7 +223,8 @@ fn part(part: &ContentPart) -> ContentPart {
         kind: kind.to_owned(),
         text: part.text.clone(),
         refusal: part.refusal.clone(),
-        image_url: part.image_url.clone(),
+        // Only there has it been checked and counted.
+        image_url: part.image_url.clone().filter(|_| kind == "image_url"),
     }
 }
 
@@ -396,6 +397,18 @@ mod tests {
         let sent: Vec<_> =
             fields.as_object().unwrap().keys().map(String::as_str).filter(is_sent).collect();
         assert_eq!(sent, ["top_p"]);
+    }
+
+    #[test]
+    fn an_image_goes_only_where_it_has_been_checked() {
+        let image = json!({"url": "https://example.com/a.png"});
+        let parts = json!([{"type": "image_url", "image_url": image},
+            {"type": "text", "text": "q", "image_url": image}]);
+        let request = json!({"messages": [{"role": "user", "content": parts}]});
+        let (sent, _) = translated(request, target(&model()));
+        let expected =
+            json!([{"type": "image_url", "image_url": image}, {"type": "text", "text": "q"}]);
+        assert_eq!(sent["messages"][0]["content"], expected);
     }
 
     #[test]
