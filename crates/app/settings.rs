@@ -99,19 +99,21 @@ declare::settings! {
         /// File in which spending is recorded: auto is $XDG_DATA_HOME/harmonium/ledger.db or the same under
         /// ~/.local/share.
         ledger: Auto<PathBuf> = Auto::Auto;
-        /// Regular expressions of what is replaced by "[redacted]" in every text that is sent.
+        /// Regular expressions of what is replaced by "[redacted]" in every text that is sent. Where they match a field's
+        /// name, a function's name or the id of a call, nothing is sent; with any of them, no image is.
         redact: Vec<String> = Vec::new();
         /// Send requests with images to the hosted model; the local one reads text only, and refuses them.
         when_images: bool = false;
-        /// So many requests waiting for the local model send further ones to the hosted one.
+        /// While more requests than that wait for the local model, further ones go to the hosted one.
         when_waiting: OrNone<Positive> = OrNone::None;
         /// Let the hosted model stand in when the local engine fails, instead of ending the server.
         when_unhealthy: bool = false;
         /// Longest wait for a connection, in seconds.
         connect_timeout_s: Positive = Positive::of(10);
-        /// Longest wait for the beginning of an answer, in seconds. A million tokens take a while to read.
+        /// Longest wait for the beginning of an answer, in seconds. A million tokens take a while to read. Nothing is
+        /// sent to the client before, so proxies in front of this server need as much patience.
         first_chunk_timeout_s: Positive = Positive::of(180);
-        /// Longest silence within an answer, in seconds.
+        /// Longest silence within an answer, in seconds. Models that reason without showing it need more.
         chunk_timeout_s: Positive = Positive::of(60);
         /// Most tries of one request, the first included. Nothing is tried again once its answer has begun.
         max_attempts: Positive = Positive::of(3);

@@ -1,11 +1,12 @@
 //! The answer of a hosted model: its chunks, and what it costs in the end.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use harmonium_openai::{ChatChunk, Usage};
 
 use crate::error::Result;
-use crate::ledger::Reservation;
+use crate::outgoing::Outgoing;
 use crate::price::Cost;
 use crate::upstream::{Begun, Upstream};
 use crate::wire::Chunks;
@@ -16,76 +17,54 @@ use crate::wire::Chunks;
 pub struct HostedAnswer {
     first: Option<ChatChunk>,
     rest: Chunks,
-    reservation: Option<Reservation>,
-    /// The last that upstream reported: some report it with every chunk.
-    usage: Option<Usage>,
-    cost: Cost,
+    /// When the last chunk came, so that a wait which is interrupted and taken up again is one wait.
+    last: Instant,
+    outgoing: Outgoing,
     upstream: Arc<Upstream>,
-    sent: Sent,
-}
-
-/// What became of the client's request on its way out.
-#[derive(Debug)]
-pub(crate) struct Sent {
-    /// Fields that were not sent.
-    pub(crate) dropped: Vec<&'static str>,
-    /// How many texts were sent with something taken out.
-    pub(crate) num_redacted: usize,
 }
 
 impl HostedAnswer {
-    pub(crate) fn new(
-        begun: Begun,
-        upstream: Arc<Upstream>,
-        reservation: Reservation,
-        sent: Sent,
-    ) -> Self {
+    pub(crate) fn new(begun: Begun, upstream: Arc<Upstream>, mut outgoing: Outgoing) -> Self {
         let Begun { first, rest } = begun;
-        let cost = reservation.estimate();
-        Self {
-            first: Some(first),
-            rest,
-            reservation: Some(reservation),
-            usage: None,
-            cost,
-            upstream,
-            sent,
-        }
+        outgoing.upstream_id = rest.request_id().map(str::to_owned);
+        Self { first: Some(first), rest, last: Instant::now(), outgoing, upstream }
     }
 
     /// The next chunk, as it came from upstream; `None` after the last. An error is the last thing there is.
+    /// Dropping the future loses nothing.
     pub async fn next(&mut self) -> Option<Result<ChatChunk>> {
         let next = match self.first.take() {
             Some(first) => Some(Ok(first)),
-            None => self.upstream.next(&mut self.rest).await,
+            None => self.upstream.next(&mut self.rest, self.last).await,
         };
+        self.last = Instant::now();
         match &next {
-            Some(Ok(chunk)) => self.usage = chunk.usage.flatten().or(self.usage),
+            Some(Ok(chunk)) => {
+                self.outgoing.usage = chunk.usage.flatten().or(self.outgoing.usage);
+            }
             Some(Err(_)) => {}
-            None => self.settle(),
+            None => self.complete(),
         }
         next
     }
 
     /// Replaces what was set aside by what upstream reported, if it did.
-    fn settle(&mut self) {
-        let (Some(usage), Some(reservation)) = (self.usage, self.reservation.take()) else {
-            return;
-        };
+    fn complete(&mut self) {
+        self.outgoing.is_complete = true;
+        let Some(usage) = self.outgoing.usage else { return };
         let cached = usage.prompt_tokens_details.map_or(0, |details| details.cached_tokens);
         let price = self.upstream.model.price;
-        self.cost = price.cost(usage.prompt_tokens, cached, usage.completion_tokens);
-        reservation.settle_later(self.cost);
+        self.outgoing.settle(price.cost(usage.prompt_tokens, cached, usage.completion_tokens));
     }
 
     /// The most it may cost, until its end; then what it did cost.
     pub fn cost(&self) -> Cost {
-        self.cost
+        self.outgoing.cost()
     }
 
     /// What upstream reported so far.
     pub fn usage(&self) -> Option<Usage> {
-        self.usage
+        self.outgoing.usage
     }
 
     /// The name of the model that was asked.
@@ -95,16 +74,11 @@ impl HostedAnswer {
 
     /// Upstream's id of the request.
     pub fn upstream_id(&self) -> Option<&str> {
-        self.rest.request_id()
-    }
-
-    /// How many texts of the request were sent with something taken out.
-    pub fn num_redacted(&self) -> usize {
-        self.sent.num_redacted
+        self.outgoing.upstream_id.as_deref()
     }
 
     /// Fields of the client's request that were not sent.
     pub fn dropped(&self) -> &[&'static str] {
-        &self.sent.dropped
+        &self.outgoing.note.dropped
     }
 }

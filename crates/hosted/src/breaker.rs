@@ -63,6 +63,16 @@ impl Breaker {
         Ok(Leave { breaker: self.clone(), since: now, is_probe, is_told: false })
     }
 
+    /// How long there will be no leave, if it is known.
+    pub(crate) fn remaining(&self, now: Instant) -> Option<Duration> {
+        match *self.lock() {
+            State::Open { until } => {
+                until.checked_duration_since(now).filter(|rest| !rest.is_zero())
+            }
+            State::Closed { .. } | State::Probing => None,
+        }
+    }
+
     /// What the upstream is taken for now.
     pub(crate) fn state(&self, now: Instant) -> BreakerState {
         match *self.lock() {
@@ -107,8 +117,11 @@ impl Leave {
 impl Drop for Leave {
     fn drop(&mut self) {
         if self.is_probe && !self.is_told {
-            // The next request is the probe.
-            *self.breaker.lock() = State::Open { until: self.since };
+            let mut state = self.breaker.lock();
+            // Unless an older request has closed it meanwhile, the next request is the probe.
+            if matches!(*state, State::Probing) {
+                *state = State::Open { until: self.since };
+            }
         }
     }
 }
@@ -165,6 +178,20 @@ mod tests {
         let now = now + COOLDOWN;
         drop(breaker.admit(now).unwrap());
         breaker.admit(now).unwrap().succeeded();
+        assert_eq!(breaker.state(now), BreakerState::Closed);
+    }
+
+    #[test]
+    fn a_try_that_was_given_up_changes_nothing_once_it_works_again() {
+        let (breaker, now) = (breaker(1), Instant::now());
+        let (older, first) = (breaker.admit(now).unwrap(), breaker.admit(now).unwrap());
+        first.failed(now);
+        assert_eq!(breaker.remaining(now), Some(COOLDOWN));
+        let now = now + COOLDOWN;
+        assert_eq!(breaker.remaining(now), None);
+        let probe = breaker.admit(now).unwrap();
+        older.succeeded();
+        drop(probe);
         assert_eq!(breaker.state(now), BreakerState::Closed);
     }
 

@@ -9,7 +9,8 @@ use crate::ledger::LedgerError;
 /// Result of asking a hosted model.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Why a hosted model did not answer. Messages carry neither keys nor texts of the conversation.
+/// Why a hosted model did not answer. Messages carry no keys. Those of a refusal have upstream's words, shortened, which
+/// may quote the request: they are for the client that sent it, not for the log.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -79,12 +80,12 @@ pub enum Error {
         retry_after: Option<Duration>,
     },
     /// The account's money or quota is used up, or one request is above its limit; waiting does not help.
-    #[error("the quota at {model} does not allow this request: {message}")]
+    #[error(
+        "this server's account at {model} does not allow the request: its money is used up, or the request is above its limit"
+    )]
     Quota {
         /// The model.
         model: String,
-        /// Upstream's words.
-        message: String,
     },
     /// Nothing came in time.
     #[error("{model} did not answer within {} s", .waited.as_secs_f64())]
@@ -101,6 +102,8 @@ pub enum Error {
         model: String,
         /// What happened.
         reason: String,
+        /// Whether upstream had the request and may have worked on it.
+        may_have_cost: bool,
     },
 }
 
@@ -118,50 +121,78 @@ pub(crate) enum Verdict {
 impl Error {
     /// Whether upstream may have worked on the request for money.
     pub(crate) fn may_have_cost(&self) -> bool {
-        matches!(self, Self::Timeout { .. })
+        match self {
+            Self::Timeout { .. } => true,
+            Self::Upstream { may_have_cost, .. } => *may_have_cost,
+            _ => false,
+        }
+    }
+
+    /// What happened, in a word and without anybody's words: for the log.
+    pub(crate) fn label(&self) -> &'static str {
+        match self {
+            Self::Ledger(_) => "ledger",
+            Self::Redaction | Self::Image => "redaction",
+            Self::NumAnswers { .. } | Self::Refused { .. } => "refused",
+            Self::Down { .. } => "left alone",
+            Self::TooLong { .. } => "too long",
+            Self::Key { .. } => "key rejected",
+            Self::Gone { .. } => "not found",
+            Self::Busy { .. } => "rate limited",
+            Self::Quota { .. } => "quota",
+            Self::Timeout { .. } => "timeout",
+            Self::Upstream { .. } => "failed",
+        }
     }
 
     /// What a client call's failure means, and what follows from it.
     pub(crate) fn from_client(model: &str, error: ClientError) -> (Self, Verdict) {
         let model = model.to_owned();
-        match error {
-            ClientError::Api(error) => Self::from_status(model, *error),
+        let reason = match error {
+            ClientError::Api(error) => return Self::from_status(model, *error),
             // An error event before any chunk: what would have been a status, said late.
             ClientError::Stream(error) => {
-                let reason = error.message;
-                (Self::Upstream { model, reason }, Verdict::Retry(None))
+                let reason = shortened(error.message);
+                let error = Self::Upstream { model, reason, may_have_cost: false };
+                return (error, Verdict::Retry(None));
             }
-            ClientError::Transport { source, .. } => {
+            ClientError::Transport { source, .. } if source.is_connect() => {
                 let reason = transport_reason(&source);
-                (Self::Upstream { model, reason }, Verdict::Retry(None))
+                let error = Self::Upstream { model, reason, may_have_cost: false };
+                return (error, Verdict::Retry(None));
             }
-            ClientError::Truncated => {
-                let reason = "the answer broke off".to_owned();
-                (Self::Upstream { model, reason }, Verdict::Retry(None))
-            }
+            ClientError::Transport { source, .. } => transport_reason(&source),
+            ClientError::Truncated => "the answer broke off".to_owned(),
             // Excerpts of malformed answers may quote the conversation.
-            ClientError::Json { .. } => {
-                let reason = "the answer is not in the protocol's form".to_owned();
-                (Self::Upstream { model, reason }, Verdict::Failure)
-            }
-            other => (Self::Upstream { model, reason: other.to_string() }, Verdict::Failure),
-        }
+            ClientError::Json { .. } => "the answer is not in the protocol's form".to_owned(),
+            other => other.to_string(),
+        };
+        // Upstream had the request, and nobody knows what it did with it: sent again, it may be paid for twice.
+        (Self::Upstream { model, reason, may_have_cost: true }, Verdict::Failure)
     }
 
     fn from_status(model: String, error: ApiError) -> (Self, Verdict) {
         let ApiError { status, error, retry_after, .. } = error;
         let ErrorObject { message, kind, param, code } = error;
+        let message = shortened(message);
         let has_code = |word: &str| code.as_deref() == Some(word) || kind == word;
         match status {
             401 | 403 => (Self::Key { model, status }, Verdict::Failure),
             404 => (Self::Gone { model }, Verdict::Failure),
-            408 | 409 | 500..=599 => {
+            // A gateway in between has waited in vain: upstream may still be at work.
+            408 | 504 | 520..=529 => {
                 let reason = format!("status {status}");
-                (Self::Upstream { model, reason }, Verdict::Retry(retry_after))
+                (Self::Upstream { model, reason, may_have_cost: true }, Verdict::Failure)
+            }
+            409 | 500..=599 => {
+                let reason = format!("status {status}");
+                let error = Self::Upstream { model, reason, may_have_cost: false };
+                (error, Verdict::Retry(retry_after))
             }
             // A request above the limit a minute is refused with the words of one that came too early.
             429 if has_code("insufficient_quota") || message.starts_with("Request too large") => {
-                (Self::Quota { model, message }, Verdict::Refusal)
+                // Upstream's words name the account.
+                (Self::Quota { model }, Verdict::Refusal)
             }
             429 => (Self::Busy { model, retry_after }, Verdict::Retry(retry_after)),
             400..=499 if has_code("context_length_exceeded") => {
@@ -170,9 +201,18 @@ impl Error {
             400..=499 => (Self::Refused { model, message, param }, Verdict::Refusal),
             _ => {
                 let reason = format!("status {status}");
-                (Self::Upstream { model, reason }, Verdict::Failure)
+                (Self::Upstream { model, reason, may_have_cost: false }, Verdict::Failure)
             }
         }
+    }
+}
+
+/// As much of upstream's words as a client can use.
+fn shortened(message: String) -> String {
+    const MAX_CHARS: usize = 500;
+    match message.char_indices().nth(MAX_CHARS) {
+        None => message,
+        Some((end, _)) => format!("{}...", &message[..end]),
     }
 }
 

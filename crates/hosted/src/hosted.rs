@@ -7,16 +7,20 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp, ToSpan};
 
-use crate::answer::{HostedAnswer, Sent};
+use crate::answer::HostedAnswer;
 use crate::breaker::BreakerState;
 use crate::config::{ConfigError, HostedConfig, HostedModel, Wire};
 use crate::error::{Error, Result};
 use crate::identity::{conversation, pseudonym, user};
 use crate::ledger::{Ledger, LedgerError, Spent};
+use crate::outgoing::{Note, Outgoing};
 use crate::price::Cost;
 use crate::redact::Redactor;
 use crate::translate::{Target, Translation, translate};
 use crate::upstream::Upstream;
+
+/// Fewer tokens of answer nobody can ask for over the Responses protocol.
+const LEAST_RESPONSE: u32 = 16;
 
 /// Who pays for a request that comes without a key.
 const ANONYMOUS: &str = "anonymous";
@@ -58,6 +62,16 @@ pub struct Quote {
     pub estimate: Cost,
 }
 
+/// What a request has besides the texts that are rendered into the local prompt.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Extras {
+    /// How many images.
+    pub num_images: u32,
+    /// Most tokens that the hosted model may see and the local prompt does not have, or not in full; see
+    /// [`unrendered_tokens`](crate::unrendered_tokens).
+    pub num_unrendered: u64,
+}
+
 /// A request to a hosted model.
 #[derive(Debug, Clone, Copy)]
 pub struct Order<'a> {
@@ -69,6 +83,8 @@ pub struct Order<'a> {
     pub quote: Quote,
     /// Whether the client asked for this very model.
     pub is_named: bool,
+    /// Why it is not answered here, for the log.
+    pub reason: &'static str,
     /// The key the client presented, if any. It is only hashed.
     pub caller_key: Option<&'a str>,
 }
@@ -157,9 +173,12 @@ impl Hosted {
         if !self.redactor.is_empty() && has_images(order.request) {
             return Err(Error::Image);
         }
-        let key = upstream.model.api_key.expose();
+        if let Some(down) = upstream.refusal() {
+            return Err(down);
+        }
         let user = user(order.request);
-        let safety_identifier = pseudonym(key, &[order.caller_key.unwrap_or(""), &user]);
+        let parts = [order.caller_key.unwrap_or(""), user.as_str()];
+        let safety_identifier = pseudonym(self.ledger.secret(), &parts);
         let Translation { request, dropped } = translate(
             order.request,
             Target {
@@ -170,42 +189,45 @@ impl Hosted {
             },
         );
         let redacted = self.redactor.redact(request).ok_or(Error::Redaction)?;
-        let (request, num_redacted) = redacted;
         let caller = order
             .caller_key
-            .map_or_else(|| ANONYMOUS.to_owned(), |caller| pseudonym(caller, &["caller"]));
-        let estimate = order.quote.estimate;
+            .map_or_else(|| ANONYMOUS.to_owned(), |key| pseudonym(key.as_bytes(), &["caller"]));
+        // What stands in for a text may be longer than it.
+        let more = upstream.model.price.estimate(redacted.num_more_bytes, 0);
+        let estimate = order.quote.estimate.saturating_add(more);
         let reservation = self.ledger.reserve(&caller, order.model, estimate).await?;
-        match upstream.begin(&request).await {
-            Ok(begun) => {
-                Ok(HostedAnswer::new(begun, upstream, reservation, Sent { dropped, num_redacted }))
-            }
-            Err(error) => {
-                if !error.may_have_cost() {
-                    reservation.release().await?;
-                }
-                Err(error)
-            }
-        }
+        let note = Note {
+            model: order.model.to_owned(),
+            reason: order.reason,
+            dropped,
+            num_redacted: redacted.num_changed,
+        };
+        let mut outgoing = Outgoing::new(note, reservation);
+        let begun = upstream.begin(&redacted.request, &mut outgoing).await?;
+        Ok(HostedAnswer::new(begun, upstream, outgoing))
     }
 }
 
 impl HostedModel {
-    /// What a request may use and cost here; `None` if the model is too small for it. `num_images` come on top of
+    /// What a request may use and cost here; `None` if the model is too small for it. The `extras` come on top of
     /// the `num_prompt` tokens of its text. `max_tokens` is the client's own limit for each of its `num_answers`.
     pub fn quote(
         &self,
         num_prompt: u64,
-        num_images: u32,
+        extras: Extras,
         max_tokens: Option<u32>,
         num_answers: u32,
     ) -> Option<Quote> {
         let image_tokens = u64::from(self.image_tokens.unwrap_or_default());
-        let num_prompt = num_prompt.saturating_add(u64::from(num_images) * image_tokens);
+        let num_prompt = num_prompt.saturating_add(u64::from(extras.num_images) * image_tokens);
         let room = self.context.checked_sub(num_prompt).filter(|room| *room > 0)?;
         let room = u32::try_from(room).unwrap_or(u32::MAX);
-        let max_output = max_tokens.unwrap_or(u32::MAX).min(self.max_output).min(room);
+        let least = if self.wire == Wire::Responses { LEAST_RESPONSE } else { 1 };
+        let max_tokens = max_tokens.unwrap_or(u32::MAX).max(least);
+        let max_output = max_tokens.min(self.max_output).min(room);
         let num_output = u64::from(max_output).saturating_mul(u64::from(num_answers));
+        // These count towards the cost only: they are far fewer than their bound, which is no reason to refuse.
+        let num_prompt = num_prompt.saturating_add(extras.num_unrendered);
         Some(Quote { max_output, estimate: self.price.estimate(num_prompt, num_output) })
     }
 }

@@ -14,9 +14,9 @@ pub(crate) fn user(request: &ChatRequest) -> String {
 }
 
 /// A name that stays the same for the same parts, and from which nobody without `key` can tell them.
-pub(crate) fn pseudonym(key: &str, parts: &[&str]) -> String {
+pub(crate) fn pseudonym(key: &[u8], parts: &[&str]) -> String {
     const NUM_BYTES: usize = 16;
-    let key = hmac::Key::new(hmac::HMAC_SHA256, key.as_bytes());
+    let key = hmac::Key::new(hmac::HMAC_SHA256, key);
     let mut context = hmac::Context::with_key(&key);
     for part in parts {
         context.update(&(part.len() as u64).to_le_bytes());
@@ -82,14 +82,14 @@ mod tests {
 
     #[test]
     fn pseudonyms_depend_on_every_part_and_on_the_key() {
-        let name = pseudonym("key", &["a", "b"]);
+        let name = pseudonym(b"key", &["a", "b"]);
         assert_eq!(name.len(), 32);
-        assert_eq!(name, pseudonym("key", &["a", "b"]));
+        assert_eq!(name, pseudonym(b"key", &["a", "b"]));
         for other in [
-            pseudonym("kez", &["a", "b"]),
-            pseudonym("key", &["ab", ""]),
-            pseudonym("key", &["a"]),
-            pseudonym("key", &["b", "a"]),
+            pseudonym(b"kez", &["a", "b"]),
+            pseudonym(b"key", &["ab", ""]),
+            pseudonym(b"key", &["a"]),
+            pseudonym(b"key", &["b", "a"]),
         ] {
             assert_ne!(name, other);
         }

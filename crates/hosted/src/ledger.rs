@@ -29,7 +29,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 use std::{fmt, thread};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc, oneshot};
 
 pub use self::error::LedgerError;
 use self::store::{ALL, Store};
@@ -105,7 +105,16 @@ pub struct Spent {
 /// An open ledger. Clones share it.
 #[derive(Clone)]
 pub struct Ledger {
-    requests: mpsc::Sender<Request>,
+    queue: Queue,
+    secret: [u8; 32],
+}
+
+/// The way to the thread. Whoever waits for an answer waits for room, too; settlements, of which there is one a
+/// reservation, always find some.
+#[derive(Clone)]
+struct Queue {
+    requests: mpsc::UnboundedSender<Request>,
+    room: Arc<Semaphore>,
 }
 
 impl Ledger {
@@ -117,12 +126,23 @@ impl Ledger {
 
     fn open_with_clock(path: &Path, budget: Budget, clock: Clock) -> Result<Self, LedgerError> {
         let store = Store::open(path, budget, clock())?;
-        let (requests, queue) = mpsc::channel(QUEUE);
+        let secret = store.secret()?;
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "its bounds are `room` and one settlement for each open reservation"
+        )]
+        let (requests, queue) = mpsc::unbounded_channel();
         thread::Builder::new()
             .name("ledger".to_owned())
             .spawn(move || worker::run(store, &clock, queue))
             .map_err(LedgerError::Thread)?;
-        Ok(Self { requests })
+        let room = Arc::new(Semaphore::new(QUEUE));
+        Ok(Self { queue: Queue { requests, room }, secret })
+    }
+
+    /// What names are hashed with: nobody else knows it, and it outlives every key.
+    pub(crate) fn secret(&self) -> &[u8] {
+        &self.secret
     }
 
     /// Charges `estimate` to `caller`, the name of a key and never the key itself, for a request to
@@ -139,10 +159,11 @@ impl Ledger {
         let caller = named(caller)?;
         let model = model.to_owned();
         let ask = |reply| Request::Reserve { caller, model, estimate, reply };
-        let answer = ask_thread(&self.requests, ask).await?;
-        let mut unclaimed = Unclaimed { answer, requests: self.requests.clone() };
+        let _room = self.queue.room().await?;
+        let answer = self.queue.send(ask)?;
+        let mut unclaimed = Unclaimed { answer, queue: self.queue.clone() };
         let id = (&mut unclaimed.answer).await.map_err(|_| LedgerError::Closed)??;
-        Ok(Reservation { id, estimate, requests: self.requests.clone() })
+        Ok(Reservation { id, estimate, queue: self.queue.clone() })
     }
 
     /// What all callers together have spent.
@@ -158,18 +179,18 @@ impl Ledger {
     /// Records that a conversation must not leave. On the disk when it returns.
     pub(crate) async fn keep(&self, conversation: Conversation) -> Result<(), LedgerError> {
         let ask = |reply| Request::Keep { conversation, reply };
-        ask_thread(&self.requests, ask).await?.await.map_err(|_| LedgerError::Closed)?
+        self.queue.ask(ask).await
     }
 
     /// Whether a conversation must not leave.
     pub(crate) async fn is_kept(&self, conversation: Conversation) -> Result<bool, LedgerError> {
         let ask = |reply| Request::IsKept { conversation, reply };
-        ask_thread(&self.requests, ask).await?.await.map_err(|_| LedgerError::Closed)?
+        self.queue.ask(ask).await
     }
 
     async fn totals(&self, caller: String) -> Result<Spent, LedgerError> {
         let ask = |reply| Request::Spent { caller, reply };
-        ask_thread(&self.requests, ask).await?.await.map_err(|_| LedgerError::Closed)?
+        self.queue.ask(ask).await
     }
 }
 
@@ -187,7 +208,7 @@ impl fmt::Debug for Ledger {
 pub struct Reservation {
     id: i64,
     estimate: Cost,
-    requests: mpsc::Sender<Request>,
+    queue: Queue,
 }
 
 impl Reservation {
@@ -204,7 +225,7 @@ impl Reservation {
     /// Replaces the estimate by what the request did cost, which may be more.
     pub async fn settle(self, actual: Cost) -> Result<(), LedgerError> {
         let ask = |reply| Request::Settle { id: self.id, actual, reply: Some(reply) };
-        ask_thread(&self.requests, ask).await?.await.map_err(|_| LedgerError::Closed)?
+        self.queue.ask(ask).await
     }
 
     /// Takes the charge back, for a request that never reached the upstream.
@@ -212,16 +233,16 @@ impl Reservation {
         self.settle(Cost::ZERO).await
     }
 
-    /// As [`Self::settle`], but from where nothing can wait, such as a drop. If the queue is full
-    /// or the write fails, it is logged and the estimate stays.
+    /// As [`Self::settle`], but from where nothing can wait, such as a drop. If the write fails, it is
+    /// logged and the estimate stays.
     pub fn settle_later(self, actual: Cost) {
-        settle_later(&self.requests, self.id, actual);
+        self.queue.settle_later(self.id, actual);
     }
 }
 
 impl fmt::Debug for Reservation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { id, estimate, requests: _ } = self;
+        let Self { id, estimate, queue: _ } = self;
         f.debug_struct("Reservation").field("id", id).field("estimate", estimate).finish()
     }
 }
@@ -230,7 +251,7 @@ impl fmt::Debug for Reservation {
 /// a [`Reservation`] no request went out.
 struct Unclaimed {
     answer: oneshot::Receiver<Result<i64, LedgerError>>,
-    requests: mpsc::Sender<Request>,
+    queue: Queue,
 }
 
 impl Drop for Unclaimed {
@@ -238,24 +259,39 @@ impl Drop for Unclaimed {
         // From here on the thread sees that nobody listens; what it sent before is still there.
         self.answer.close();
         if let Ok(Ok(id)) = self.answer.try_recv() {
-            settle_later(&self.requests, id, Cost::ZERO);
+            self.queue.settle_later(id, Cost::ZERO);
         }
     }
 }
 
-/// Sends a request to the thread, waiting for room in its queue.
-async fn ask_thread<T>(
-    requests: &mpsc::Sender<Request>,
-    ask: impl FnOnce(Reply<T>) -> Request,
-) -> Result<oneshot::Receiver<Result<T, LedgerError>>, LedgerError> {
-    let (reply, answer) = oneshot::channel();
-    requests.send(ask(reply)).await.map_err(|_| LedgerError::Closed)?;
-    Ok(answer)
-}
+impl Queue {
+    /// Waits for room, which lasts as long as what is returned.
+    async fn room(&self) -> Result<SemaphorePermit<'_>, LedgerError> {
+        self.room.acquire().await.map_err(|_| LedgerError::Closed)
+    }
 
-fn settle_later(requests: &mpsc::Sender<Request>, id: i64, actual: Cost) {
-    if let Err(error) = requests.try_send(Request::Settle { id, actual, reply: None }) {
-        tracing::warn!(charge = id, %error, "charge not settled, its estimate stays");
+    /// Sends a request to the thread and waits for its answer.
+    async fn ask<T>(&self, ask: impl FnOnce(Reply<T>) -> Request) -> Result<T, LedgerError> {
+        let _room = self.room().await?;
+        self.send(ask)?.await.map_err(|_| LedgerError::Closed)?
+    }
+
+    fn send<T>(
+        &self,
+        ask: impl FnOnce(Reply<T>) -> Request,
+    ) -> Result<oneshot::Receiver<Result<T, LedgerError>>, LedgerError> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(ask(reply)).map_err(|_| LedgerError::Closed)?;
+        Ok(answer)
+    }
+
+    fn settle_later(&self, id: i64, actual: Cost) {
+        if self.requests.send(Request::Settle { id, actual, reply: None }).is_err() {
+            tracing::warn!(
+                charge = id,
+                "charge not settled, its estimate stays: the thread is gone"
+            );
+        }
     }
 }
 

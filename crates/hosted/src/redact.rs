@@ -11,20 +11,53 @@ const STAND_IN: &str = "[redacted]";
 #[derive(Debug)]
 pub(crate) struct Redactor(Vec<Regex>);
 
+/// Fields whose texts hold a request together.
+const STRUCTURE: [&str; 5] = ["role", "type", "id", "tool_call_id", "name"];
+
+/// A request that may leave.
+#[derive(Debug)]
+pub(crate) struct Redacted {
+    pub(crate) request: ChatRequest,
+    /// How many texts were changed.
+    pub(crate) num_changed: usize,
+    /// By how much those became longer that did.
+    pub(crate) num_more_bytes: u64,
+}
+
+#[derive(Debug, Default)]
+struct Count {
+    changed: usize,
+    more_bytes: u64,
+}
+
 /// A pattern that cannot be used. Without it something might leave that must not.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
-#[error("{pattern:?} is no regular expression: {source}")]
-pub struct PatternError {
-    /// As it was given.
-    pub pattern: String,
-    /// Why.
-    pub source: regex::Error,
+pub enum PatternError {
+    /// It cannot be read.
+    #[error("{pattern:?} is no regular expression: {source}")]
+    Syntax {
+        /// As it was given.
+        pattern: String,
+        /// Why.
+        source: regex::Error,
+    },
+    /// It matches nothing at all, and so everywhere.
+    #[error("{pattern:?} matches the empty text")]
+    Empty {
+        /// As it was given.
+        pattern: String,
+    },
 }
 
 impl Redactor {
     pub(crate) fn new(patterns: &[String]) -> Result<Self, PatternError> {
         let compile = |pattern: &String| {
-            Regex::new(pattern).map_err(|source| PatternError { pattern: pattern.clone(), source })
+            let regex = Regex::new(pattern)
+                .map_err(|source| PatternError::Syntax { pattern: pattern.clone(), source })?;
+            match regex.is_match("") {
+                true => Err(PatternError::Empty { pattern: pattern.clone() }),
+                false => Ok(regex),
+            }
         };
         patterns.iter().map(compile).collect::<Result<_, _>>().map(Self)
     }
@@ -34,36 +67,57 @@ impl Redactor {
         self.0.is_empty()
     }
 
-    /// The request without what the patterns match, and how many texts were changed. `None` if what is left is no
-    /// request, which then must not be sent.
-    pub(crate) fn redact(&self, request: ChatRequest) -> Option<(ChatRequest, usize)> {
+    /// The request without what the patterns match. `None` if it cannot be taken out, or if what is left is no request;
+    /// then it must not be sent.
+    pub(crate) fn redact(&self, request: ChatRequest) -> Option<Redacted> {
         if self.is_empty() {
-            return Some((request, 0));
+            return Some(Redacted { request, num_changed: 0, num_more_bytes: 0 });
         }
         let mut value = serde_json::to_value(request).ok()?;
-        let mut num_changed = 0;
+        let mut count = Count::default();
         // All that holds texts of the client; what is ours stays.
         for field in ["messages", "tools", "tool_choice", "response_format", "stop"] {
             if let Some(value) = value.get_mut(field) {
-                num_changed += self.redact_texts(value);
+                self.redact_texts(value, &mut count)?;
             }
         }
-        Some((serde_json::from_value(value).ok()?, num_changed))
+        let request = serde_json::from_value(value).ok()?;
+        Some(Redacted { request, num_changed: count.changed, num_more_bytes: count.more_bytes })
     }
 
-    /// Goes as deep as the parser has, which has a bound.
-    fn redact_texts(&self, value: &mut Value) -> usize {
+    /// Goes as deep as the parser has, which has a bound. `None` if a match is in what holds the request together:
+    /// without it calls would lose their results, and fields their names.
+    fn redact_texts(&self, value: &mut Value, count: &mut Count) -> Option<()> {
         match value {
-            Value::String(text) => usize::from(self.redact_text(text)),
-            Value::Array(values) => values.iter_mut().map(|value| self.redact_texts(value)).sum(),
-            Value::Object(fields) => {
-                fields.values_mut().map(|value| self.redact_texts(value)).sum()
+            Value::String(text) => self.redact_text(text, count),
+            Value::Array(values) => {
+                for value in values {
+                    self.redact_texts(value, count)?;
+                }
             }
-            _ => 0,
+            Value::Object(fields) => {
+                for (name, value) in fields {
+                    let is_structure = value.is_string() && STRUCTURE.contains(&name.as_str());
+                    let found = if is_structure { value.as_str() } else { None };
+                    if self.finds(name) || found.is_some_and(|text| self.finds(text)) {
+                        return None;
+                    }
+                    if !is_structure {
+                        self.redact_texts(value, count)?;
+                    }
+                }
+            }
+            _ => {}
         }
+        Some(())
     }
 
-    fn redact_text(&self, text: &mut String) -> bool {
+    fn finds(&self, text: &str) -> bool {
+        self.0.iter().any(|pattern| pattern.is_match(text))
+    }
+
+    fn redact_text(&self, text: &mut String, count: &mut Count) {
+        let len = text.len();
         let mut is_changed = false;
         for pattern in &self.0 {
             if pattern.is_match(text) {
@@ -71,7 +125,8 @@ impl Redactor {
                 is_changed = true;
             }
         }
-        is_changed
+        count.changed += usize::from(is_changed);
+        count.more_bytes += text.len().saturating_sub(len) as u64;
     }
 }
 
@@ -84,8 +139,8 @@ mod tests {
         let patterns: Vec<String> = patterns.iter().map(|&pattern| pattern.to_owned()).collect();
         let redactor = Redactor::new(&patterns).unwrap();
         let request: ChatRequest = serde_json::from_value(request).unwrap();
-        let (request, num_changed) = redactor.redact(request).unwrap();
-        (serde_json::to_value(request).unwrap(), num_changed)
+        let redacted = redactor.redact(request).unwrap();
+        (serde_json::to_value(redacted.request).unwrap(), redacted.num_changed)
     }
 
     #[test]
@@ -118,6 +173,32 @@ mod tests {
     }
 
     #[test]
+    fn what_holds_a_request_together_is_not_taken_out_of_it() {
+        let redactor = Redactor::new(&["secret".to_owned()]).unwrap();
+        let redact = |request: Value| redactor.redact(serde_json::from_value(request).unwrap());
+        let call = |id: &str| {
+            json!({"messages": [{"role": "assistant", "tool_calls": [{"id": id,
+            "type": "function", "function": {"name": "f", "arguments": "secret"}}]}]})
+        };
+        assert!(redact(call("c")).is_some());
+        assert!(redact(call("secret")).is_none());
+        let schema = |property: &str| {
+            json!({"messages": [], "tools": [{"type": "function",
+            "function": {"name": "f", "parameters": {"properties": {property: {}}}}}]})
+        };
+        assert!(redact(schema("x")).is_some());
+        assert!(redact(schema("secret")).is_none());
+    }
+
+    #[test]
+    fn texts_that_become_longer_are_measured() {
+        let redactor = Redactor::new(&[r"\d".to_owned()]).unwrap();
+        let request = json!({"messages": [{"role": "user", "content": "12"}]});
+        let redacted = redactor.redact(serde_json::from_value(request).unwrap()).unwrap();
+        assert_eq!(redacted.num_more_bytes, 2 * STAND_IN.len() as u64 - 2);
+    }
+
+    #[test]
     fn without_patterns_nothing_changes() {
         let request = json!({"messages": [{"role": "user", "content": "555-1234"}]});
         assert_eq!(redacted(&[], request.clone()), (request, 0));
@@ -125,7 +206,8 @@ mod tests {
 
     #[test]
     fn a_pattern_that_is_none_is_an_error() {
-        let error = Redactor::new(&["(".to_owned()]).unwrap_err();
-        assert!(error.to_string().starts_with("\"(\" is no regular expression"), "{error}");
+        let error = |pattern: &str| Redactor::new(&[pattern.to_owned()]).unwrap_err().to_string();
+        assert!(error("(").starts_with("\"(\" is no regular expression"), "{}", error("("));
+        assert_eq!(error(r"\d*"), r#""\\d*" matches the empty text"#);
     }
 }

@@ -110,7 +110,7 @@ pub(crate) fn translate(request: &ChatRequest, target: Target<'_>) -> Translatio
             logprobs: request.logprobs.filter(|_| target.takes("logprobs")),
             top_logprobs: request.top_logprobs.filter(|_| target.takes("logprobs")),
             reasoning_effort: effort(request).filter(|_| target.takes("reasoning_effort")),
-            verbosity: request.verbosity.clone().filter(|_| target.takes("verbosity")),
+            verbosity: request.verbosity.clone().filter(|_| sends_verbosity(request, target)),
             // Without tools these are errors upstream, here they say nothing.
             tools: request.tools.clone().filter(|_| has_tools),
             tool_choice: request.tool_choice.clone().filter(|_| has_tools),
@@ -149,11 +149,10 @@ fn dropped(request: &ChatRequest, target: Target<'_>) -> Vec<&'static str> {
         ("logit_bias", r.logit_bias.is_some()),
         ("logprobs", r.logprobs.is_some()),
         ("parallel_tool_calls", r.parallel_tool_calls.is_some() && has_tools(r)),
-        ("verbosity", r.verbosity.is_some()),
     ];
     let optional = optional.map(|(name, is_given)| (name, is_given && !target.takes(name)));
     let always = [
-        ("messages.name", any(|message| message.name.is_some())),
+        ("messages.name", any(|message| message.name.is_some() && message.role != "function")),
         ("messages.reasoning", any(has_reasoning)),
         ("reasoning_effort", no_effort && r.reasoning_effort.is_some()),
         ("reasoning", no_effort && r.reasoning.is_some()),
@@ -173,9 +172,16 @@ fn dropped(request: &ChatRequest, target: Target<'_>) -> Vec<&'static str> {
         ("prompt_cache_key", r.prompt_cache_key.is_some()),
         ("prompt_cache_options", r.prompt_cache_options.is_some()),
         ("prompt_cache_retention", r.prompt_cache_retention.is_some()),
+        ("verbosity", r.verbosity.is_some() && !sends_verbosity(r, target)),
     ];
     let all = always.into_iter().chain(optional);
     all.filter_map(|(name, is_dropped)| is_dropped.then_some(name)).collect()
+}
+
+/// Nothing but the three words goes: it is not a place for texts.
+fn sends_verbosity(request: &ChatRequest, target: Target<'_>) -> bool {
+    let word = request.verbosity.as_ref().and_then(Value::as_str);
+    target.takes("verbosity") && matches!(word, Some("low" | "medium" | "high"))
 }
 
 fn has_tools(request: &ChatRequest) -> bool {
@@ -183,26 +189,46 @@ fn has_tools(request: &ChatRequest) -> bool {
 }
 
 fn message(message: &ChatMessage) -> ChatMessage {
-    let has_calls = message.tool_calls.as_ref().is_some_and(|calls| !calls.is_empty());
-    let is_function = message.role == "function";
+    // What a message of this role does not have has not been looked at.
+    let is_assistant = message.role == "assistant";
+    let tool_calls = message.tool_calls.clone().filter(|calls| is_assistant && !calls.is_empty());
+    let function_call = message.function_call.clone().filter(|_| is_assistant);
+    let refusal = message.refusal.clone().filter(|_| is_assistant);
     let content = match &message.content {
         Some(content) => Some(self::content(content)),
         // Upstream takes silence only from an assistant that calls.
-        None if has_calls || message.function_call.is_some() || message.refusal.is_some() => None,
+        None if tool_calls.is_some() || function_call.is_some() || refusal.is_some() => None,
         None => Some(Content::Text(String::new())),
     };
     ChatMessage {
         role: message.role.clone(),
         content,
         // The result of a call in its old form is known by it.
-        name: message.name.clone().filter(|_| is_function),
-        tool_calls: message.tool_calls.clone().filter(|_| has_calls),
-        tool_call_id: message.tool_call_id.clone(),
-        function_call: message.function_call.clone(),
+        name: message.name.clone().filter(|_| message.role == "function"),
+        tool_calls,
+        tool_call_id: message.tool_call_id.clone().filter(|_| message.role == "tool"),
+        function_call,
         reasoning: None,
         reasoning_content: None,
-        refusal: message.refusal.clone(),
+        refusal,
     }
+}
+
+/// Most tokens that the hosted model may see of `request` besides the texts that the local prompt has in full: a token
+/// has a byte at least. Schemas and declarations are shown differently here, refusals beside an answer not at all.
+pub fn unrendered_tokens(request: &ChatRequest) -> u64 {
+    let json_len = |value: Option<Value>| value.map_or(0, |value| value.to_string().len());
+    let tools = request.tools.iter().flatten().filter_map(|tool| tool.function.as_ref());
+    let tools = tools.map(|function| {
+        let description = function.description.as_ref().map_or(0, String::len);
+        function.name.len() + description + json_len(function.parameters.clone())
+    });
+    let format = request.response_format.as_ref().and_then(|format| format.json_schema.as_ref());
+    let schema = format.and_then(|format| format.schema.clone());
+    let refusals = request.messages.iter().filter_map(|message| message.refusal.as_ref());
+    let num_bytes =
+        tools.sum::<usize>() + json_len(schema) + refusals.map(String::len).sum::<usize>();
+    num_bytes as u64
 }
 
 fn content(content: &Content) -> Content {
@@ -221,8 +247,8 @@ fn part(part: &ContentPart) -> ContentPart {
     };
     ContentPart {
         kind: kind.to_owned(),
-        text: part.text.clone(),
-        refusal: part.refusal.clone(),
+        text: part.text.clone().filter(|_| kind == "text"),
+        refusal: part.refusal.clone().filter(|_| kind == "refusal"),
         // Only there has it been checked and counted.
         image_url: part.image_url.clone().filter(|_| kind == "image_url"),
     }
@@ -397,6 +423,36 @@ mod tests {
         let sent: Vec<_> =
             fields.as_object().unwrap().keys().map(String::as_str).filter(is_sent).collect();
         assert_eq!(sent, ["top_p"]);
+    }
+
+    #[test]
+    fn a_message_goes_with_what_its_role_has() {
+        let call =
+            json!({"id": "c", "type": "function", "function": {"name": "f", "arguments": ""}});
+        let (sent, _) = translated(
+            json!({"messages": [{"role": "user", "content": "q", "refusal": "x", "tool_call_id": "x",
+                "tool_calls": [call], "function_call": {"name": "x", "arguments": "x"}}]}),
+            target(&model()),
+        );
+        assert_eq!(sent["messages"], json!([{"role": "user", "content": "q"}]));
+    }
+
+    #[test]
+    fn verbosity_is_no_place_for_texts() {
+        let model = HostedModel { is_reasoning: true, ..model() };
+        let request = json!({"messages": [], "verbosity": "my secret"});
+        let (sent, dropped) = translated(request, target(&model));
+        assert_eq!((sent.get("verbosity"), dropped), (None, vec!["verbosity"]));
+    }
+
+    #[test]
+    fn what_the_local_prompt_does_not_have_in_full_is_counted() {
+        let parameters = json!({"type": "object", "anyOf": [{"description": "long ".repeat(100)}]});
+        let request = json!({"messages": [{"role": "assistant", "refusal": "no"}], "tools": [
+            {"type": "function", "function": {"name": "f", "parameters": parameters}}]});
+        let request: ChatRequest = serde_json::from_value(request).unwrap();
+        let expected = 1 + parameters.to_string().len() + 2;
+        assert_eq!(unrendered_tokens(&request), expected as u64);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use jiff::civil::Date;
 use crate::breaker::{Breaker, BreakerState};
 use crate::config::{HostedConfig, HostedModel, Timeouts};
 use crate::error::{Error, Result, Verdict};
+use crate::outgoing::Outgoing;
 use crate::wire::Chunks;
 
 /// First rest before another try; each further one may be twice as long.
@@ -22,8 +23,8 @@ const MAX_REST: Duration = Duration::from_secs(8);
 const MAX_ASKED_REST: Duration = Duration::from_secs(20);
 /// Longest wait to be told when a model is switched off.
 const SHUTDOWN_DATE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest answer in bytes. The longest there is, with log-probabilities, has a few hundred bytes a token.
-const MAX_ANSWER_BYTES: usize = 64 << 20;
+/// Longest answer in bytes: eight of 32,768 tokens with a kilobyte each, which is one with several alternatives.
+const MAX_ANSWER_BYTES: usize = 256 << 20;
 
 /// A model, the way to it, and whether it works.
 #[derive(Debug)]
@@ -85,8 +86,18 @@ impl Upstream {
         *self.shutdown_date.lock().unwrap_or_else(PoisonError::into_inner) = date;
     }
 
-    /// Sends `request` until it is answered, refused, or no more tries are left.
-    pub(crate) async fn begin(&self, request: &ChatRequest) -> Result<Begun> {
+    /// Why nothing can be sent now, if that is so.
+    pub(crate) fn refusal(&self) -> Option<Error> {
+        self.breaker.remaining(Instant::now()).map(|retry_after| self.down(retry_after))
+    }
+
+    /// Sends `request` until it is answered, refused, or no more tries are left. What may have cost something is not
+    /// sent again.
+    pub(crate) async fn begin(
+        &self,
+        request: &ChatRequest,
+        outgoing: &mut Outgoing,
+    ) -> Result<Begun> {
         let mut attempt = 1;
         let mut last = None;
         loop {
@@ -95,6 +106,7 @@ impl Upstream {
                 // What made the breaker open says more than that it is open.
                 Err(retry_after) => return Err(last.unwrap_or_else(|| self.down(retry_after))),
             };
+            outgoing.send();
             let (error, verdict) = match self.attempt(request).await {
                 Ok(begun) => {
                     leave.succeeded();
@@ -108,7 +120,12 @@ impl Upstream {
                 (Error::Busy { .. }, _) => drop(leave),
                 _ => leave.failed(Instant::now()),
             }
-            tracing::warn!(%error, attempt, "a hosted model did not answer");
+            if !error.may_have_cost() {
+                outgoing.was_refused();
+            }
+            // Upstream's own words may quote the conversation.
+            let (model, why) = (&self.model.name, error.label());
+            tracing::warn!(model, why, attempt, "a hosted model did not answer");
             let Verdict::Retry(asked) = verdict else { return Err(error) };
             if attempt == self.max_attempts || asked.is_some_and(|asked| asked > MAX_ASKED_REST) {
                 return Err(error);
@@ -133,10 +150,11 @@ impl Upstream {
         }
     }
 
-    /// The next chunk of an answer that has begun; `None` at its end.
-    pub(crate) async fn next(&self, rest: &mut Chunks) -> Option<Result<ChatChunk>> {
+    /// The next chunk of an answer whose last one came at `last`; `None` at its end.
+    pub(crate) async fn next(&self, rest: &mut Chunks, last: Instant) -> Option<Result<ChatChunk>> {
         let waited = self.timeouts.between_chunks;
-        match tokio::time::timeout(waited, rest.next()).await {
+        let deadline = tokio::time::Instant::from_std(last + waited);
+        match tokio::time::timeout_at(deadline, rest.next()).await {
             Ok(next) => next
                 .map(|chunk| chunk.map_err(|error| Error::from_client(&self.model.name, error).0)),
             Err(_) => Some(Err(self.timeout(waited))),

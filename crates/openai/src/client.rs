@@ -6,6 +6,7 @@
 
 mod stream;
 
+use std::fmt;
 use std::time::Duration;
 
 use reqwest::header::{HeaderMap, RETRY_AFTER};
@@ -23,7 +24,7 @@ pub use stream::{AnswerStream, ChatStream, ResponseStream};
 const MAX_ERROR_BYTES: usize = 1 << 20;
 
 /// Where a client asks and how long it waits.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct ClientConfig {
     /// Address up to and including the version, such as `http://127.0.0.1:8000/v1`.
     pub base_url: String,
@@ -51,12 +52,24 @@ impl Default for ClientConfig {
 }
 
 /// Asks one server. Cheap to clone; clones share connections.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Client {
     http: reqwest::Client,
     base_url: String,
     api_key: Option<String>,
     max_answer_bytes: usize,
+}
+
+impl fmt::Debug for ClientConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientConfig").field("base_url", &self.base_url).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("base_url", &self.base_url).finish_non_exhaustive()
+    }
 }
 
 impl Client {

@@ -10,9 +10,10 @@ use tokio::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::answer::Answer;
-use crate::dispatch::Route;
+use crate::dispatch::{Reason, Route};
 use crate::error::{Error, Result};
 use crate::hosted_answer::{Asking, HostedAnswer};
+use crate::prepare::Prepared;
 use crate::reply::Reply;
 use crate::route::{Checked, check};
 use crate::state::AppState;
@@ -53,11 +54,7 @@ async fn start(
     let Checked { prepared, caller, .. } = checked;
     let state = Arc::clone(state);
     match route {
-        Route::Local => {
-            let model = Arc::clone(&state.ready()?.name);
-            let answer = Answer::start(state, prepared, arrived, running)?;
-            Ok(Reply::Local { answer: Box::new(answer), model })
-        }
+        Route::Local => local(state, prepared, arrived, running),
         Route::Hosted(route) => {
             let request = prepared.request.as_deref().ok_or(Error::Internal)?;
             let asking = Asking {
@@ -67,10 +64,27 @@ async fn start(
                 usage_mode: prepared.turn.stream.unwrap_or(UsageMode::AtEnd),
                 arrived,
             };
-            let answer = HostedAnswer::start(state, asking, running).await?;
-            Ok(Reply::Hosted(Box::new(answer)))
+            let asked = HostedAnswer::start(Arc::clone(&state), asking, state.begin_answer()).await;
+            match asked {
+                // The queue was only long: what cannot be had elsewhere waits in it after all.
+                Err(error) if route.reason == Reason::Queue && error.was_not_sent() => {
+                    local(state, prepared, arrived, running)
+                }
+                asked => Ok(Reply::Hosted(Box::new(asked?))),
+            }
         }
     }
+}
+
+fn local(
+    state: Arc<AppState>,
+    prepared: Prepared,
+    arrived: Instant,
+    running: TaskTrackerToken,
+) -> Result<Reply> {
+    let model = Arc::clone(&state.ready()?.name);
+    let answer = Answer::start(state, prepared, arrived, running)?;
+    Ok(Reply::Local { answer: Box::new(answer), model })
 }
 
 /// Folds the stream: a whole answer is what its chunks add up to.

@@ -86,6 +86,14 @@ pub enum ConfigError {
         /// As it was given.
         origin: String,
     },
+    /// Two lines for one key could say two things about it.
+    #[error("api keys {first} and {second} are the same")]
+    SameApiKey {
+        /// Place in the list, from 0.
+        first: usize,
+        /// Place of the other.
+        second: usize,
+    },
     /// An empty key would let everyone in.
     #[error("api key {index} is empty")]
     EmptyApiKey {
@@ -105,6 +113,12 @@ impl ServerConfig {
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
         if let Some(index) = self.api_keys.iter().position(|key| key.key.is_empty()) {
             return Err(ConfigError::EmptyApiKey { index });
+        }
+        for (second, key) in self.api_keys.iter().enumerate() {
+            let same = |other: &ApiKey| other.key == key.key;
+            if let Some(first) = self.api_keys[..second].iter().position(same) {
+                return Err(ConfigError::SameApiKey { first, second });
+            }
         }
         if let Some(origin) = self.cors_origins.iter().find(|origin| !is_origin(origin)) {
             return Err(ConfigError::CorsOrigin { origin: origin.clone() });
@@ -158,6 +172,10 @@ mod tests {
         assert_eq!(
             check(|config| config.api_keys = ["a", ""].map(key).into()),
             "api key 1 is empty"
+        );
+        assert_eq!(
+            check(|config| config.api_keys = ["a", "b", "a"].map(key).into()),
+            "api keys 0 and 2 are the same"
         );
         assert!(
             check(|config| config.cors_origins = vec!["example.org".into()]).contains("example")

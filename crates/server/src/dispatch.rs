@@ -5,7 +5,7 @@
 //! one, does not fit the local context, or the operator has asked for a trigger that applies.
 
 use axum::http::HeaderMap;
-use harmonium_hosted::{Hosted, HostedModel, Quote};
+use harmonium_hosted::{Extras, Hosted, HostedModel, Quote};
 
 use crate::config::Triggers;
 use crate::error::{Error, FieldCode, NotAllowed, Result};
@@ -73,6 +73,8 @@ pub(crate) struct Question<'a> {
     /// The rendered prompt's length in tokens, images not counted.
     pub(crate) num_prompt: u64,
     pub(crate) images: Option<&'a Images>,
+    /// Most tokens that a hosted model may see besides these.
+    pub(crate) num_unrendered: u64,
     /// The client's own limit for an answer.
     pub(crate) max_tokens: Option<u32>,
     pub(crate) num_answers: u32,
@@ -207,8 +209,8 @@ fn to_hosted(question: &Question<'_>, model: &HostedModel, reason: Reason) -> Re
         Some(images) if model.image_tokens.is_none() => return Err(no_images(images, &model.name)),
         images => images.map_or(0, |images| images.count),
     };
-    let quote =
-        model.quote(question.num_prompt, num_images, question.max_tokens, question.num_answers);
+    let extras = Extras { num_images, num_unrendered: question.num_unrendered };
+    let quote = model.quote(question.num_prompt, extras, question.max_tokens, question.num_answers);
     let quote = quote.ok_or_else(|| Error::ContextLengthOfAll {
         prompt_len: question.num_prompt,
         is_exact: true,

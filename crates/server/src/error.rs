@@ -213,6 +213,12 @@ impl Error {
         Self::Field { param, code, message }
     }
 
+    /// Whether a hosted model was to be asked and nothing was sent to it.
+    pub(crate) fn was_not_sent(&self) -> bool {
+        use HostedFault as F;
+        matches!(self, Self::Hosted { fault: F::Budget | F::Ledger | F::Down { .. }, .. })
+    }
+
     /// The `code` that clients and metrics see.
     pub(crate) fn code(&self) -> &'static str {
         self.shape().code

@@ -9,7 +9,6 @@ use harmonium_hosted::{HostedAnswer as Upstream, Order};
 use harmonium_openai::{ChatChunk, ChatRequest};
 use tokio::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
-use tracing::Span;
 
 use crate::auth::Caller;
 use crate::dispatch::{HostedRoute, Reason};
@@ -27,8 +26,6 @@ pub(crate) struct HostedAnswer {
     /// When the last chunk came; `None` before the first.
     last: Option<Instant>,
     is_over: bool,
-    /// The request's, so that the line in the log has its id.
-    span: Span,
     _running: TaskTrackerToken,
 }
 
@@ -55,6 +52,7 @@ impl HostedAnswer {
             request,
             quote: route.quote,
             is_named: route.reason == Reason::Named,
+            reason: route.reason.as_str(),
             caller_key: caller.key(&state.config),
         });
         let upstream = tokio::select! {
@@ -69,7 +67,6 @@ impl HostedAnswer {
             arrived,
             last: None,
             is_over: false,
-            span: Span::current(),
             state,
             _running: running,
         })
@@ -121,24 +118,7 @@ impl HostedAnswer {
 
 impl Drop for HostedAnswer {
     fn drop(&mut self) {
-        let Self { upstream, reason, .. } = &self;
-        self.state.metrics.count_hosted_cost(upstream.model(), upstream.cost());
-        let usage = upstream.usage().unwrap_or_default();
-        self.span.in_scope(|| {
-            tracing::info!(
-                target: "harmonium::audit",
-                model = upstream.model(),
-                reason = reason.as_str(),
-                upstream_id = upstream.upstream_id(),
-                prompt_tokens = usage.prompt_tokens,
-                completion_tokens = usage.completion_tokens,
-                cost_usd = %upstream.cost(),
-                is_complete = upstream.usage().is_some(),
-                dropped = upstream.dropped().join(","),
-                num_redacted = upstream.num_redacted(),
-                "a request left this machine"
-            );
-        });
+        self.state.metrics.count_hosted_cost(self.upstream.model(), self.upstream.cost());
     }
 }
 

@@ -8,6 +8,7 @@ use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{FromRequest, Request, State};
 use axum::http::StatusCode;
+use harmonium_hosted::unrendered_tokens;
 use serde::Serialize;
 
 use crate::auth::Caller;
@@ -76,6 +77,7 @@ impl Checked {
             caller_may: caller.key_index.is_none_or(|index| state.config.api_keys[index].may_host),
             num_prompt: prepared.prompt.len() as u64,
             images: prepared.turn.images.as_ref(),
+            num_unrendered: prepared.request.as_deref().map_or(0, unrendered_tokens),
             max_tokens: prepared.turn.max_tokens,
             num_answers: prepared.turn.n,
             context_len: engine.spec().context_len,

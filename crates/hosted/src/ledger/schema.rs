@@ -41,6 +41,10 @@ const MIGRATIONS: &[&str] = &["
         at INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX kept_at ON kept (at);
+
+    -- What the names of users are hashed with, so that only this file can tell whose they are.
+    CREATE TABLE secret (bytes BLOB NOT NULL) STRICT;
+    INSERT INTO secret VALUES (randomblob(32));
 "];
 
 /// How long another process may hold the file.
@@ -153,6 +157,11 @@ fn prune(connection: &mut Connection, now: i64) -> Result<(), LedgerError> {
     transaction.execute("DELETE FROM charges WHERE at < ?1", [cutoff.unix_seconds])?;
     transaction.execute("DELETE FROM kept WHERE at < ?1", [cutoff.unix_seconds])?;
     Ok(transaction.commit()?)
+}
+
+/// What names are hashed with, as it was drawn when the file was made.
+pub(super) fn secret(connection: &Connection) -> Result<[u8; 32], LedgerError> {
+    Ok(connection.query_row("SELECT bytes FROM secret", [], |row| row.get(0))?)
 }
 
 fn integer(connection: &Connection, query: &str) -> rusqlite::Result<i32> {

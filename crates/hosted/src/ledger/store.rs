@@ -30,6 +30,11 @@ impl Store {
         Ok(Self { connection, file: schema::file_id(&path), path, budget })
     }
 
+    /// What names are hashed with.
+    pub(super) fn secret(&self) -> Result<[u8; 32], LedgerError> {
+        schema::secret(&self.connection)
+    }
+
     /// Records an open charge at `at` (unix seconds) if every limit has room for it, and returns
     /// its id.
     pub(super) fn reserve(

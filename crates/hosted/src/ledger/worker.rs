@@ -24,7 +24,7 @@ pub(super) enum Request {
 }
 
 /// Serves requests until nobody can send any more.
-pub(super) fn run(mut store: Store, clock: &Clock, mut requests: mpsc::Receiver<Request>) {
+pub(super) fn run(mut store: Store, clock: &Clock, mut requests: mpsc::UnboundedReceiver<Request>) {
     while let Some(request) = requests.blocking_recv() {
         match request {
             Request::Reserve { caller, model, estimate, reply } => {

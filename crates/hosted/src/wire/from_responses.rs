@@ -93,6 +93,8 @@ impl Reader {
                 return Err(error(response.error.unwrap_or_default()));
             }
             ResponseEvent::Error(report) => return Err(error(report)),
+            // The model is at work: reasoning may take longer than anybody waits for a first word.
+            ResponseEvent::ItemAdded { .. } if !self.has_role => Delta::default(),
             ResponseEvent::ItemAdded { .. } | ResponseEvent::Other => return Ok(Vec::new()),
         };
         Ok(vec![self.chunk(delta, None, None)])

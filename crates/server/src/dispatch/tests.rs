@@ -49,6 +49,7 @@ fn question(hosted: &Hosted) -> Question<'_> {
         caller_may: true,
         num_prompt: 10,
         images: None,
+        num_unrendered: 0,
         max_tokens: None,
         num_answers: 1,
         context_len: 300,

@@ -78,7 +78,9 @@ impl Leg {
         Self { fixture, upstream, hosted, _ledger: ledger }
     }
 
+    /// The hosted leg itself. It does not show its key.
     pub(crate) fn hosted(&self) -> &Hosted {
+        secrecy::check(&format!("{:?}", self.hosted));
         &self.hosted
     }
 

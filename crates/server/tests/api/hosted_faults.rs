@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use harmonium_hosted::{BreakerConfig, HostedConfig};
+use harmonium_server::ServerConfig;
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
@@ -123,8 +124,7 @@ async fn what_may_pass_is_tried_again_before_the_first_byte() {
     let failures = [
         error(500, "server_error", "oops", ""),
         error(429, "rate_limit_exceeded", "slow down", "retry-after-ms: 1\r\n"),
-        Act::Say(Vec::new()),
-        Act::Say(head(200, "text/event-stream", "")),
+        Act::Say(events(&["{\"error\": {\"message\": \"overloaded\"}}".to_owned()])),
     ];
     for failure in failures {
         let script = move |number| if number == 0 { failure.clone() } else { far_away() };
@@ -144,8 +144,11 @@ async fn what_will_not_pass_is_not_tried_again() {
         error(401, "invalid_api_key", "no", ""),
         error(429, "insufficient_quota", "pay", ""),
         error(429, "rate_limit_exceeded", "slow down", "retry-after: 3600\r\n"),
-        // It may have been charged.
+        // Each of these may have been charged.
         Act::Hold(Vec::new()),
+        Act::Say(Vec::new()),
+        Act::Say(head(200, "text/event-stream", "")),
+        error(504, "gateway_timeout", "late", ""),
         // Nothing is sent twice once the answer has begun.
         Act::Say(events(&[text("Far ")])),
     ] {
@@ -224,6 +227,31 @@ async fn an_upstream_that_keeps_failing_is_left_alone_and_tried_again_later() {
     assert!(text.contains("harmonium_hosted_breaker{model=\"big\"} 0"), "{text}");
     assert!(text.contains("harmonium_answers_total{backend=\"hosted\",reason=\"context\"} 1"));
     assert!(text.contains("harmonium_hosted_cost_usd_total{model=\"big\"} 0.00200"), "{text}");
+}
+
+#[tokio::test]
+async fn a_silence_is_measured_across_keep_alives() {
+    let server = ServerConfig { keep_alive_interval: TIMEOUT / 20, ..config() };
+    // Comments come at any pace, and are no part of an answer.
+    let comments = b": still here\n\n".to_vec();
+    for act in [Act::Hold(events(&[text("Far ")])), Act::Repeat(events(&[text("Far ")]), comments)]
+    {
+        let leg = Leg::with(move |_| act.clone(), server.clone(), impatient).await;
+        let response = leg.fixture.send(post(long(json!({"stream": true})).to_string())).await;
+        let bytes = tokio::time::timeout(PATIENCE, response.into_body().collect()).await;
+        let frames = frames(&bytes.expect("it ends").unwrap().to_bytes());
+        assert_eq!(frames.last().unwrap()["error"]["code"], "hosted_timeout");
+    }
+}
+
+#[tokio::test]
+async fn what_may_have_cost_something_stays_charged() {
+    for lost in [Act::Say(Vec::new()), Act::Say(head(200, "text/event-stream", ""))] {
+        let leg = Leg::with(move |_| lost.clone(), config(), |_| {}).await;
+        assert_eq!(leg.long(json!({})).await.status, 502);
+        let spent = leg.hosted().spent().await.unwrap().day;
+        assert!(spent > harmonium_hosted::Cost::ZERO, "{spent}");
+    }
 }
 
 #[tokio::test]

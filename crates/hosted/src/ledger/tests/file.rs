@@ -123,11 +123,14 @@ async fn a_ledger_of_the_first_version_becomes_a_current_one() {
     let fixture = Fixture::new(NO_LIMIT);
     drop(fixture.reserve("alice", 10).await.unwrap());
     let older = Connection::open(fixture.path()).unwrap();
-    older.execute_batch("DROP TABLE kept; PRAGMA user_version = 1").unwrap();
+    older.execute_batch("DROP TABLE kept; DROP TABLE secret; PRAGMA user_version = 1").unwrap();
     let ledger = open(&fixture.path(), NO_LIMIT, &fixture.clock).unwrap();
     assert_eq!(ledger.spent().await.unwrap(), spent(10, 10));
     ledger.keep([7; 32]).await.unwrap();
     assert!(ledger.is_kept([7; 32]).await.unwrap());
+    let again = open(&fixture.path(), NO_LIMIT, &fixture.clock).unwrap();
+    assert_eq!(again.secret(), ledger.secret());
+    assert_ne!(again.secret(), [0; 32]);
 }
 
 #[tokio::test]

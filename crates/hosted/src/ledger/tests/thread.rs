@@ -26,24 +26,21 @@ async fn settlement_without_waiting_arrives() {
 }
 
 #[tokio::test]
-async fn settlement_without_waiting_gives_up_on_a_full_queue() {
+async fn settlement_finds_room_while_others_wait_for_it() {
     let fixture = Fixture::new(NO_LIMIT);
     let reservation = fixture.reserve("alice", 10).await.unwrap();
-    let other = fixture.reserve("alice", 100).await.unwrap();
     fixture.clock.stop();
-    fixture.clock.asked.notified().await;
-    let mut busy = Box::pin(fixture.ledger.spent());
-    poll_once(busy.as_mut()).await;
-    // Now the thread has taken that request and waits, so that the queue can only fill.
-    fixture.clock.asked.notified().await;
-    other.settle_later(cost(40));
-    while fixture.ledger.requests.capacity() > 0 {
-        settle_later(&fixture.ledger.requests, 0, Cost::ZERO);
+    let mut waiting: Vec<_> = (0..=QUEUE).map(|_| Box::pin(fixture.ledger.spent())).collect();
+    for future in &mut waiting {
+        poll_once(future.as_mut()).await;
     }
+    assert_eq!(fixture.ledger.queue.room.available_permits(), 0);
     reservation.settle_later(cost(4));
     fixture.clock.start();
-    assert_eq!(busy.await.unwrap(), spent(110, 110));
-    fixture.assert_spent(50, 50).await;
+    for future in waiting {
+        future.await.unwrap();
+    }
+    fixture.assert_spent(4, 4).await;
 }
 
 #[tokio::test]
@@ -75,7 +72,7 @@ async fn a_charge_is_settled_once() {
     let fixture = Fixture::new(NO_LIMIT);
     let reservation = fixture.reserve("alice", 10).await.unwrap();
     let id = reservation.id();
-    settle_later(&fixture.ledger.requests, id, cost(4));
+    fixture.ledger.queue.settle_later(id, cost(4));
     let again = reservation.settle(cost(5)).await;
     assert!(matches!(again, Err(LedgerError::NotOpen { id: not_open }) if not_open == id));
     fixture.assert_spent(4, 4).await;
