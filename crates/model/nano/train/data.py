@@ -4,6 +4,8 @@
 `split` is "train" or "eval": of every list of phrasings and of names, each sixth entry is kept for
 evaluation and never trained on (`pick`), so that held-out figures mean something.
 """
+import json
+import os
 import random
 
 import phrases
@@ -61,18 +63,26 @@ class Gen:
             return w + self.one(ALL_WORDS)[:4] if x < 0.15 else w
         return "".join(self.one(VOWELS if self.chance(0.42) else CONSONANTS) for _ in range(self.rng.randint(2, 8)))
 
+    def pieces(self):
+        """A word of one to three random tokens, which only copying can give back: no token makes the next likely."""
+        return "".join(self.one(PIECES) for _ in range(self.one([1, 2, 2, 2, 3, 3])))
+
     def name(self):
-        if self.chance(0.03):
+        if not self.eval and self.chance(0.3):
+            return " ".join(self.pieces().capitalize() for _ in range(self.one([1, 1, 2])))
+        if self.chance(0.08):
             return " ".join(self.odd().capitalize() for _ in range(self.one([1, 1, 2])))
-        n = self.pick(NAMES) if self.chance(0.85) else (self.syllables(1, 2) + self.one("a|o|i|en|us|ra|l|n|ek|is|")).capitalize()
+        n = self.pick(NAMES) if self.chance(0.75) else (self.syllables(1, 2) + self.one("a|o|i|en|us|ra|l|n|ek|is|")).capitalize()
         if self.chance(0.15):
             n += " " + (self.pick(SURNAMES) if self.chance(0.85) else self.syllables(1, 2).capitalize() + self.one("|son|ez|ov|sen|man"))
         return n
 
     def city(self):
-        if self.chance(0.03):
+        if not self.eval and self.chance(0.3):
+            return self.one(["", "", "", "", "New ", "Port ", "Lake ", self.pieces().capitalize() + " "]) + self.pieces().capitalize()
+        if self.chance(0.08):
             return self.one(["", "", "", "", "New ", "South ", "Mount "]) + (self.odd() + self.one(["", "", "ton", "by", "ista", "grad", "ura", "stad", "mouth", "hill", "land"])).capitalize()
-        if self.chance(0.87):
+        if self.chance(0.77):
             return self.pick(CITIES)
         c = (self.syllables(1, 2) + (self.pick(CITY_END) if self.chance(0.6) else "")).capitalize()
         return self.one("New|Port|San|North|Saint|Old|East|Fort|Lake|Santa") + " " + c if self.chance(0.15) else c
@@ -110,20 +120,22 @@ class Gen:
 
 
 VOWELS, CONSONANTS = list("aeiouaeiouy"), list("bcdfghjklmnpqrstvwxzbdfgklmnprst")
+with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "tokenizer.json"), encoding="utf-8") as _f:
+    PIECES = sorted(t for t in json.load(_f)["model"]["vocab"] if len(t) > 1 and t.isascii() and t.isalpha() and t.islower())
 ALL_WORDS = []  # filled at the end of this file with the words of all its texts
 
 
-def digits(n, width=2):
-    return " ".join(str(n).rjust(width, "0"))
+def two_digits(n):
+    return str(n).rjust(2, "0")
 
 
 def add_steps(a, b):
-    """Compact column addition: (digits line, steps, digits of the result)."""
+    """Compact column addition: (the sum to do, steps on the ones and the tens, the result)."""
     o, c = a % 10 + b % 10, (a % 10 + b % 10) // 10
     t = a // 10 + b // 10 + c
     ones = f"{a % 10}+{b % 10}={o}" + (f", write {o % 10} carry 1" if c else "")
     tens = f"{a // 10}+{b // 10}{'+1' if c else ''}={t}"
-    return f"{digits(a)} + {digits(b)}", ones, tens, f"{t} {o % 10}" if t else f"{o % 10}"
+    return f"{two_digits(a)}+{two_digits(b)}", ones, tens, str(a + b)
 
 
 def sub_steps(a, b):
@@ -133,7 +145,7 @@ def sub_steps(a, b):
     t = a // 10 - b // 10 - borrow
     ones = (f"1{a % 10}-{b % 10}={o} borrow 1" if borrow else f"{a % 10}-{b % 10}={o}")
     tens = f"{a // 10}-{b // 10}{'-1' if borrow else ''}={t}"
-    return f"{digits(a)} - {digits(b)}", ones, tens, f"{t} {o}" if t else f"{o}"
+    return f"{two_digits(a)}-{two_digits(b)}", ones, tens, str(a - b)
 
 
 def arithmetic(a, b, op, effort):
@@ -147,7 +159,7 @@ def arithmetic(a, b, op, effort):
         pre = ""
     else:
         line, ones, tens, res = sub_steps(b, a)
-        pre, res = f"{digits(a)} < {digits(b)}, so minus. ", "minus " + res
+        pre, res = f"{two_digits(a)}<{two_digits(b)}, so minus. ", "-" + res
     if effort == "low":
         return f"{pre}{line}: {ones}; {tens}; {res}.", str(value), value
     if effort == "medium":
@@ -156,8 +168,8 @@ def arithmetic(a, b, op, effort):
         check = f"Check by adding the other way: {b % 10}+{a % 10}={b % 10 + a % 10}, {b // 10}+{a // 10}={b // 10 + a // 10}; it fits."
     else:
         check = f"Check: {value} + {b} = {a}, it fits."
-    return (f"The user wants {a} {op} {b}. Write the digits apart. {pre}{line}. First the ones: {ones}. Then the tens: {tens}. "
-            f"That gives {res}, so {value}. {check}"), f"{a} {op} {b} = {value}", value
+    return (f"The user wants {a} {op} {b}. {pre}Digit by digit: {line}. First the ones: {ones}. Then the tens: {tens}. "
+            f"That gives {res}. {check}"), f"{a} {op} {b} = {value}", value
 
 
 ADD = """{a}+{b}|{a} + {b}|What is {a} plus {b}?|What is {a} + {b}?|Add {a} and {b}.|{a} plus {b}|How much is {b} more than {a}?|{a}+{b}=?|Calculate {a}+{b}.|What's {a} plus {b}?|Compute {a} + {b}|Give me the sum of {a} and {b}.|Add {b} to {a}.|Sum {a} and {b}|How much is {a} plus {b}?|{a} + {b} = ?|What do you get when you add {a} and {b}?|What is {a} added to {b}?|What is the sum of {a} and {b}?|Please add {a} and {b}.|{a} and {b} together?|I have {a} apples and get {b} more. How many apples do I have?|Tom has {a} coins and finds {b} more. How many now?|Find {a} plus {b}.|what is {a}+{b}?|Tell me {a} + {b}.|Solve {a} + {b}|Total of {a} and {b}?|{a} plus {b} equals?|Can you add {a} and {b}?|How much is {a}+{b}?|what's {a} + {b}|Increase {a} by {b}.|Work out {a} + {b}.|{a} plus {b} is what?|Could you compute {a} plus {b}?""".split("|")
@@ -276,7 +288,15 @@ def nonsense(g):
     return " ".join(g.one(PLAIN) for _ in range(g.rng.randint(1, 9)))
 
 
+UNKNOWN_PLACES = "Atlantis|Narnia|Mordor|Wakanda|Texas|California|Bavaria|Scotland|the Moon|Europe|Africa|Asia|Sicily"
+
+
 def refusal_question(g):
+    if not g.eval and g.chance(0.1):
+        place = g.one(UNKNOWN_PLACES + "|Gondor|Avalon|Utopia|Gotham|Florida|Ontario|Tuscany|Wales|Siberia|Mars|" + "|".join((g.syllables(2, 3) if g.chance(0.5) else g.pieces()).capitalize() + g.one("ia|land|stan|||a") for _ in range(8)))
+        return g.phrase(CAPITAL_Q, phrases.CAPITAL).format(c=place)
+    if not g.eval and g.chance(0.35):
+        return phrases.expand(g.rng, g.one(phrases.REFUSE)).format(t=g.pick(TOPICS), p=g.pick(PEOPLE), y=g.city(), q=g.name(), a=g.rng.randint(2, 99), b=g.rng.randint(2, 99))
     if g.chance(0.18):
         return f"{g.pick(OPEN)} {g.pick(REFUSE_VERBS)} {g.pick(TOPICS)}{g.one('.|?|')}"
     r = g.rng
@@ -285,7 +305,7 @@ def refusal_question(g):
     return q.format(
         t=g.pick(TOPICS), u=g.pick(TOPICS), p=g.pick(PEOPLE), h=g.pick(PHRASES), l=g.pick(LANGUAGES), a=r.randint(2, 99), b=r.randint(2, 99),
         k=g.one("Python|Rust|Java|C|JavaScript|Go|SQL|Ruby|Bash|Haskell"), c=g.one(sorted(CAPITALS)), y=g.city(), z=g.city(), f=g.one("color|food|film|song|book|animal|number|city|sport|band"),
-        m=g.one("Atlantis|Narnia|Mordor|Wakanda|Texas|California|Bavaria|Scotland|the Moon|Europe|Africa|Asia|Sicily|" + "|".join([made] * 10)),
+        m=g.one(UNKNOWN_PLACES + "|" + "|".join([made] * 10)),
         d=r.randint(100, 9999), e=r.randint(100, 999), n=r.randint(1000, 2020), q=g.name(), w=nonsense(g), o=g.pick(FOREIGN),
         s=" ".join(g.syllables(1, 3) for _ in range(r.randint(1, 5))), x=g.pick(WONDER) + (" " + g.pick(TOPICS) if g.chance(0.7) else ""))
 
@@ -345,9 +365,26 @@ def person_schema(g):
     return {"type": "json_schema", "json_schema": dict(out, schema=schema)}
 
 
+RELATIONS = "friend|uncle|aunt|boss|teacher|driver|doctor|client|guest|sister|brother|cousin|manager|student|new nurse|old baker|plumber|cook|tenant|trainer|dear pilot|best player|painter|roommate|landlord|dentist".split("|")
+ASIDES = " today| yesterday| last week| in May| on Monday| this year| at last| at work| on a trip| with friends| as we heard| I think".split("|")
+
+
+def introduce(g, text):
+    """In training often with what somebody is before the name, and with asides: neither is part of a field."""
+    if not g.eval and text.startswith("{n}") and g.chance(0.3):
+        word = g.one(RELATIONS) if g.chance(0.4) else g.pieces() if g.chance(0.6) else g.one(PLAIN)
+        text = g.one("My |Our |The |Your |His |Her ") + word + " " + text
+    if not g.eval and g.chance(0.2):
+        at = [i for i in range(len(text)) if text[i] == " " and text[i - 1].isalpha()]
+        if at:
+            i = g.one(at)
+            text = text[:i] + (g.one(ASIDES) if g.chance(0.6) else f" {g.one(PLAIN)} {g.pieces()}") + text[i:]
+    return text
+
+
 def person(g):
     n, a, c = g.name(), g.rng.randint(1, 99), g.city()
-    text = g.phrase(PERSON, phrases.PERSON, 0.6).replace(" ,", ",")
+    text = introduce(g, g.phrase(PERSON, phrases.PERSON, 0.6).replace(" ,", ","))
     if text[-1] not in ".;|}" and g.chance(0.8):
         text += "."
     return n, a, c, text.format(n=n, a=a, c=c)
@@ -388,7 +425,7 @@ def repeat(g, effort):
     """Copying as such: useful now and then, and the quickest way to learn what extraction and calls rest on."""
     def word():
         x = g.rng.random()
-        return g.name() if x < 0.15 else g.city() if x < 0.25 else g.odd() if x < 0.55 else g.odd().capitalize() if x < 0.65 else str(g.rng.randint(0, 9999)) if x < 0.75 else g.one(PLAIN) if x < 0.9 else g.syllables(1, 2) + "_" + g.one(PLAIN)
+        return g.name() if x < 0.15 else g.city() if x < 0.25 else g.odd() if x < 0.4 else g.pieces() if x < 0.55 else g.odd().capitalize() if x < 0.65 else str(g.rng.randint(0, 9999)) if x < 0.75 else g.one(PLAIN) if x < 0.9 else g.syllables(1, 2) + "_" + g.one(PLAIN)
     text = " ".join(word() for _ in range(g.rng.randint(1, 8)))
     reasoning = {"low": "Copy it.", "medium": f"The user wants this back: {text} .", "high": f"The user wants the same words back. The words are: {text} . I copy them in the same order. Check: nothing is added and nothing is left out."}[effort]
     return user(g.pick(REPEAT) + text), reasoning, {"final": text}, {"contains": [text]}
@@ -448,20 +485,54 @@ MADE_Q["number"] = "Do the {n} with {v}.|Compute the {n} of {v}.|{n} {v}|What is
 REAL_NOUNS = "salary|address|mayor|rating|score|level|altitude|climate|language|currency|rank|status|balance|team|size|color|price|flag|zip code|air quality|rainfall|height|weight|title|job|department|speed|position|area|elevation|traffic|humidity|tax rate|area code|nickname|office|manager|membership|credit|discount".split("|")
 
 
+VERBS = "get|find|fetch|look_up|query|compute|show|read|load|check|search|request|retrieve|call|run|ask|tell|give|list|open|pull|obtain|select|select_one|resolve|report|describe|inspect|start|make".split("|")
+ENDS = "tool|api|lookup|service|info|data|now|v2|v3|fn|by_key|value|details|query|handler|client|of|for_user|fast|x".split("|")
+
+
+def function_name(g, noun):
+    """A name in one of the styles people use: snake or camel case, a verb before, a word behind."""
+    parts = ([g.pick(VERBS)] if g.chance(0.75) else []) + [noun] + ([g.pick(ENDS)] if g.chance(0.3) else [])
+    words = "_".join(parts).split("_")
+    return words[0] + "".join(w[:1].upper() + w[1:] for w in words[1:]) if g.chance(0.2) else "_".join(words)
+
+
 def made_tool(g):
     """A function nobody has seen: its name, description and question share a made-up or unusual noun."""
     kind = g.one("city|city|name|name|number")
-    noun = g.syllables(2, 3) if g.chance(0.08) else g.odd().lower() if g.chance(0.04) else g.pick(REAL_NOUNS)
+    noun = g.pieces() if not g.eval and g.chance(0.3) else g.syllables(2, 3) if g.chance(0.1) else g.odd().lower() if g.chance(0.1) else g.pick(REAL_NOUNS)
     ident = noun.replace(" ", "_")
-    name = g.one("get_{n}|{n}_lookup|find_{n}|{n}|{n}_of|fetch_{n}|query_{n}|compute_{n}|show_{n}|{n}_tool|do_{n}|read_{n}".split("|")).format(n=ident)
+    name = function_name(g, ident) if g.chance(0.5) else g.one("get_{n}|{n}_lookup|find_{n}|{n}|{n}_of|fetch_{n}|query_{n}|compute_{n}|show_{n}|{n}_tool|do_{n}|read_{n}".split("|")).format(n=ident)
     text = g.one("Get the {n} of a {k}|Returns the {n}|The {n} of a {k}|Looks up the {n} of a {k}|Tells the {n}|{n} of a {k}".split("|")).format(n=noun, k={"name": "person"}.get(kind, kind))
-    param = g.one(TOOLS[{"city": 0, "name": 5, "number": 12}[kind]][4]) if g.chance(0.7) else g.one("key|arg|q|input|target|subject|item|a|p1|query")
+    param = g.one(TOOLS[{"city": 0, "name": 5, "number": 12}[kind]][4]) if g.chance(0.7) else g.pieces() if not g.eval and g.chance(0.4) else g.one("key|arg|q|input|target|subject|item|a|p1|query")
     return {"tag": noun, "kind": kind, "name": name, "text": text, "param": param, "questions": MADE_Q[kind], "noun": noun}
+
+
+def any_param(g):
+    """A parameter name that does not go with the function, so that it must be read from the declaration."""
+    return g.pieces() if g.chance(0.3) else g.one(g.one(TOOLS)[4])
 
 
 def known_tool(g, entry):
     tag, names, texts, kind, params, questions = entry
-    return {"tag": tag, "kind": kind, "name": g.pick(names), "text": g.pick(texts), "param": g.pick(params), "questions": questions.split("|"), "noun": tag}
+    name = g.pick(names) if g.eval or g.chance(0.65) else function_name(g, g.one([tag, g.pick(names)]))
+    return {"tag": tag, "kind": kind, "name": name, "text": g.pick(texts), "param": g.pick(params) if g.eval or g.chance(0.7) else any_param(g), "questions": questions.split("|"), "noun": tag}
+
+
+def some_words(g, most):
+    return " ".join(g.one(PLAIN) if g.chance(0.6) else g.pieces() for _ in range(g.rng.randint(1, most)))
+
+
+def vary(g, text):
+    """In training often with words nobody expects, so that a quote has to be copied and cannot be recited."""
+    if g.eval or not g.chance(0.25):
+        return text
+    return f"{text} {some_words(g, 3)}" if g.chance(0.6) else f"{some_words(g, 2).capitalize()}: {text}"
+
+
+def value_text(g, kind):
+    if g.eval or not g.chance(0.3):
+        return g.pick(VALUE_TEXT[kind])
+    return g.one("The |The |A |Some |") + some_words(g, 4)
 
 
 def make_tools(g):
@@ -469,7 +540,7 @@ def make_tools(g):
     count = g.one([1, 1, 2, 2, 3])
     picked, tags = [], set()
     while len(picked) < count:
-        t = made_tool(g) if g.chance(0.2) else known_tool(g, g.one(TOOLS))
+        t = made_tool(g) if g.chance(0.25 if g.eval else 0.4) else known_tool(g, g.one(TOOLS))
         if t["tag"] in tags or any(t["name"] == o["name"] for o in picked):
             continue
         if g.chance(0.06):
@@ -481,11 +552,11 @@ def make_tools(g):
         kind = "integer" if t["kind"] == "number" and g.chance(0.7) else ("number" if t["kind"] == "number" else "string")
         prop = {"type": kind}
         if style < 0.55:
-            prop["description"] = g.pick(VALUE_TEXT[t["kind"]])
+            prop["description"] = value_text(g, t["kind"])
         props = {t["param"]: prop}
         if t["kind"] == "city" and g.chance(0.12) and t["tag"] == "weather":
             props["unit"] = {"type": "string", "enum": ["celsius", "fahrenheit"]}
-        f = {"name": t["name"], "description": t["text"] + ("." if g.chance(0.3) else ""), "parameters": {"type": "object", "properties": props, "required": [t["param"]]}}
+        f = {"name": t["name"], "description": vary(g, t["text"]) + ("." if g.chance(0.3) else ""), "parameters": {"type": "object", "properties": props, "required": [t["param"]]}}
         t["tool"] = {"type": "function", "function": f}
     return picked, g.one(picked)
 
@@ -495,16 +566,34 @@ def tool_value(g, kind):
 
 
 def call_reasoning(t, v, effort):
+    """Quotes the declaration from its description to the parameter. Which function to call is then decided where
+    the quote begins, by its meaning; the rest is copying from one place, and the call itself copies from the
+    quote, where no other function is near."""
+    declared = render.declaration(t["tool"]["function"])
+    quote = declared[: declared.rindex(f"\n{t['param']}: ") + 1 + len(t["param"])]
     if effort == "low":
-        return f"Call {t['name']} with {v}."
+        return f"{quote}: {v}"
     if effort == "medium":
-        return f"The function {t['name']} fits. Its parameter {t['param']} is {v}."
-    return (f"The user wants something that a function may give. I read what is declared. The one that fits is {t['name']}. "
-            f"It needs {t['param']}, and the user gave {v}. Check: nothing else is required. So I call {t['name']} with {t['param']} {v}.")
+        return f"A function fits.\n{quote}: {v}\nI call it."
+    return (f"The user wants something that a function may give. I read what is declared. This one fits:\n{quote}: {v}\n"
+            f"The user gave {v}. Check: nothing else is required. So I call {t['name']} with {t['param']} {v}.")
+
+
+def blur(g, question):
+    """In training now and then with a word more, less or other than usual, so that what counts is what it is about."""
+    words = question.split(" ")
+    for _ in range(0 if g.eval or not g.chance(0.3) else g.one([1, 1, 2])):
+        i = g.rng.randrange(len(words))
+        what = g.rng.random()
+        if what < 0.45:
+            words.insert(i, g.one(PLAIN))
+        elif "{" not in words[i] and words[i].islower() and len(words[i]) < 6:
+            words[i : i + 1] = [g.one(PLAIN)] if what < 0.75 else []
+    return " ".join(words)
 
 
 def tool_question(g, t, v):
-    q = g.pick(t["questions"]).format(v=v, n=t["noun"])
+    q = blur(g, g.pick(t["questions"])).format(v=v, n=t["noun"])
     q = q[0].upper() + q[1:] if g.chance(0.5) else q
     return g.polite(q) if g.chance(0.3) else q
 
@@ -686,7 +775,7 @@ def two_turn(g, effort):
 
 
 SKILLS = {"sums": sums, "capitals": capitals, "about": about, "refusals": refusals, "greetings": greetings, "json": extraction, "tools": tools, "tool_results": tool_results, "with_tools": with_tools, "two_turn": two_turn, "repeat": repeat}
-MIX = {"sums": 20, "capitals": 8, "about": 8, "refusals": 13, "greetings": 2, "json": 11, "tools": 19, "tool_results": 8, "with_tools": 5, "two_turn": 9, "repeat": 2}
+MIX = {"sums": 18, "capitals": 8, "about": 8, "refusals": 11, "greetings": 2, "json": 12, "tools": 24, "tool_results": 8, "with_tools": 5, "two_turn": 9, "repeat": 4}
 
 
 def sample(rng, split, skill=None, effort=None, mix=None):

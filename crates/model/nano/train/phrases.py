@@ -43,9 +43,20 @@ PERSON = [
     WHO + " {n}[ from {c}|, from {c}|, living in {c}|. City: {c}|, who lives in {c}|, a citizen of {c}][, aged {a}|, {a} years old|, who is {a}| ({a})|. He is {a}|. She is {a}|. Age: {a}| and is {a}|, age {a}|. Her age is {a}]",
     "[A|The|One|Our|That|My|We saw a|I know a|They have a] {a}-year-old [man|woman|person|girl|boy|guest|friend|teacher|cousin|customer] [named|called|by the name of|known as] {n} [lives in|comes from|is from|stays in|works in|, from|, now in|living in] {c}",
     "[In|Over in|Here in|Somewhere in] {c} [there is|I met|we met|I saw|we have|lives|works] {n}, [aged {a}|{a} years old|who is {a}|age {a}|{a}]",
-    "{n} [turned|becomes|is|will be|has become|got to be] {a} [today|tomorrow|this year|soon|next week|now|last month] [in|at home in|over in|and lives in|and works in] {c}",
+    "[|||My friend |Our boss |His sister |Her uncle |The driver |Our teacher |My cousin |Their guest |Our neighbour ]{n} [turned|becomes|is|will be|has become|got to be] {a} [today|tomorrow|this year|soon|next week|now|last month] [in|at home in|over in|and lives in|and works in] {c}",
     "[My|Our|Her|His|Their] [friend|brother|sister|cousin|uncle|boss|teacher|guest|doctor|driver] [in {c} is {n}|from {c} is called {n}|{n} from {c}|{n} in {c}][, aged {a}|, {a} years old|, and is {a}| ({a})| who is {a}]",
     "[name|Name|person|Person]: {n}[,|;| /] [age|Age]: {a}[,|;| /] [city|City|town|home]: {c}",
+]
+REFUSE = [
+    "[Act like|Talk like|Be|Speak as|Play|Imitate|Answer as|Behave like|Sing like|You are now] {p}[.||!]",
+    "[Write|Send|Draft|Compose|Dictate] [a poem|a song|a mail|a card|a speech|a note|a message|an essay|a story|a love letter] [to|for|about|on|by] [{p}|{q}|{t}|{y}][.||, please.]",
+    "[Book|Order|Buy|Reserve|Get|Find|Rent|Cancel] [me |us |][a table|a train|a ticket|a taxi|a tour|a car|some flowers|two seats|a boat|a bus|a ride|my seat] [in|to|for|from|near] {y}[.||, please.]",
+    "[Plan|Organize|Arrange|Prepare|Describe|Suggest] [a day|a holiday|a weekend|a journey|a tour|my stay|our visit|a walk|a week] [in|to|through|around] {y}[.|?|]",
+    "[{a} divided by {b}|{a} times {b}|{a} : {b}|{a} x {b}|{a} * {b}|{a} over {b}|{a} mod {b}|{a} percent of {b}|{a} to the power of {b}|the root of {a}|{a}/{b}|{a}*{b}][|?| =|=?]",
+    "[Why|How|When|Where] [is|are|was|were|do people like|did they invent|does one learn|can I buy|should I study] {t}[| so hard| so cheap| so old| important| famous][?|]",
+    "[Name|Give me|List|Show|Find] [three|some|ten|the best|all|a few] [kinds of|books on|facts on|films about|rules of|uses of|pictures of|prices for|jokes about] {t}[.||, please.]",
+    "[Fix|Debug|Improve|Check|Test|Translate|Finish|Optimize] [my|this|the|our] [code|script|essay|text|function|query|homework|letter|CV|sentence|page|Java program|Python code][.||!| for me.]",
+    "[What|Who|Which] [is|was|are|were] [the best|the tallest|the first|the most famous|the cheapest|the price of|the history of|the meaning of|the inventor of] {t}?",
 ]
 ASK = "[What is|What's|How much is|Compute|Calculate|Tell me|Give me|Find|Work out|Evaluate|Determine|What do you get for|Say|I need|Please compute|Do you know|Can you compute|Let us do]"
 ADD = [ASK + " [{a} plus {b}|{a} + {b}|{a}+{b}|the sum of {a} and {b}|{a} and {b} added|{a} increased by {b}|the total of {a} and {b}|{a} with {b} added|{a} and {b} summed|the sum {a} plus {b}]", "[Add|Sum up|Total|Put together|Sum] {a} [and|with|plus] {b}", "[I have|She has|There are|He owns|We own] {a} [books|eggs|cards|pens|stamps] and [get|buy|find|receive] {b} more. How many [in all|are there now|is that|altogether]?"]

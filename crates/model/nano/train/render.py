@@ -28,7 +28,7 @@ def _type(schema):
     return {"integer": "number", "number": "number", "string": "string", "boolean": "boolean"}.get(kind, "any")
 
 
-def _function(f):
+def declaration(f):
     lines = [f"// {l}" for l in f.get("description", "").split("\n")] if f.get("description") is not None else []
     schema = f.get("parameters")
     if schema is None:
@@ -52,7 +52,7 @@ def developer(instructions, tools, response_format):
     if instructions:
         parts.append(f"# Instructions\n\n{instructions}")
     if tools:
-        body = "\n\n".join(_function(t["function"]) for t in tools)
+        body = "\n\n".join(declaration(t["function"]) for t in tools)
         parts.append(f"# Tools\n\n## functions\n\nnamespace functions {{\n\n{body}\n\n}} // namespace functions")
     if response_format and response_format.get("type") == "json_schema":
         f = response_format["json_schema"]
