@@ -7,7 +7,7 @@ use std::process::{Output, Stdio};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::{Server, empty_dir, harmonium, stderr, stdout};
+use crate::support::{SOON, Server, empty_dir, harmonium, interrupt, stderr, stdout, wait};
 
 /// A prompt that must not become markup.
 const SCRIPT: &str = "<script>alert(1)</script>";
@@ -155,6 +155,34 @@ fn a_failed_answer_is_recorded_and_the_run_goes_on() {
     let totals = &report["models"][0]["totals"];
     assert_eq!([&totals["num_answered"], &totals["num_failed"]], [1, 1]);
     assert!(stdout(&output).contains("no price"), "{}", stdout(&output));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupted_run_reports_what_there_is() {
+    let server = Server::start(&[]);
+    let dir = empty_dir();
+    let fine = json!({"prompt": "Hello!", "temperature": 0, "max_completion_tokens": 8});
+    // For as long as its context lasts, which is longer than the test.
+    let endless = json!({"prompt": "Hello!", "ignore_eos": true, "max_completion_tokens": 131_000});
+    write_prompts(&dir, &[fine, endless, json!({"prompt": "never", "id": "never"})]);
+    let args = ["compare", "p.jsonl", "--models", "nano", "--url", &server.url("")];
+    let mut child = harmonium(&dir, &args).stdin(Stdio::null()).spawn().unwrap();
+    let second = async {
+        while server.metric("harmonium_time_to_first_token_seconds_count", "").await < 2.0 {}
+    };
+    tokio::time::timeout(SOON, second).await.expect("the second answer begins");
+    interrupt(&child);
+    assert_eq!(wait(&mut child).code(), Some(1));
+    let report = report(&dir);
+    assert_eq!(report["is_complete"], false);
+    let prompts = report["prompts"].as_array().unwrap();
+    assert_eq!(prompts.len(), 2, "{report}");
+    assert_eq!(prompts[0]["answers"][0]["error"], Value::Null);
+    assert_eq!(prompts[1]["answers"][0]["error"], "interrupted");
+    let page = fs::read_to_string(dir.path().join("compare/report.html")).unwrap();
+    assert!(page.contains("Interrupted: not all prompts were sent."), "{page}");
+    // Nobody is left to answer.
+    server.wait_until_idle().await;
 }
 
 #[test]

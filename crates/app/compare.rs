@@ -1,8 +1,9 @@
 //! `harmonium compare`: the same requests to several models, and what came of them side by side.
 //!
 //! It is a client of the HTTP API. Each prompt goes to one model after the other, one request at a time: two at
-//! once would measure each other. An answer that fails is recorded and the run goes on; Ctrl-C ends it with a
-//! report of what there is.
+//! once would measure each other. An answer that fails is recorded and the run goes on; the first Ctrl-C or SIGTERM
+//! ends it with a report of what there is, a second one at once and without. Before the first request there is nothing
+//! to report.
 
 mod html;
 mod measure;
@@ -17,9 +18,9 @@ use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use harmonium_openai::Client;
-use tokio::signal::ctrl_c;
+use tokio_util::sync::CancellationToken;
 
 use self::models::Models;
 use self::prompts::Prompt;
@@ -29,7 +30,7 @@ use crate::cli::CompareArgs;
 use crate::environment::Environment;
 use crate::progress::Steps;
 use crate::settings::Settings;
-use crate::stack;
+use crate::{signals, stack};
 
 /// Compares, prints the totals and writes the report. Fails if an answer has failed.
 pub(crate) fn run(args: &CompareArgs, environment: &Environment) -> Result<ExitCode> {
@@ -55,14 +56,22 @@ async fn compare(
 ) -> Result<Report> {
     let hosted_off = args.url.is_none() && !settings.hosted.enabled;
     let configured = settings.hosted.models.0.clone();
-    let api = Api::connect(args.url.as_deref(), settings, environment).await?;
-    let list = api.client.models().await.context("cannot ask the server for its models")?;
+    let interrupt = signals::shutdown()?;
+    let connect = async {
+        let api = Api::connect(args.url.as_deref(), settings, environment).await?;
+        let list = api.client.models().await.context("cannot ask the server for its models")?;
+        anyhow::Ok((api, list))
+    };
+    let (api, list) = tokio::select! {
+        connected = connect => connected?,
+        () = interrupt.cancelled() => bail!("interrupted before anything was asked, there is no report"),
+    };
     let mut models = Models::choose(list, &args.models);
     if hosted_off && configured.iter().any(|model| args.models.contains(&model.name)) {
         models = models.context("hosted models can be asked with hosted.enabled = true");
     }
     let models = models?;
-    let Asked { prompts, is_complete } = ask_all(&api.client, &models, prompts).await?;
+    let Asked { prompts, is_complete } = ask_all(&api.client, &models, prompts, &interrupt).await;
     // What was answered, and perhaps paid for, is worth more than a good end.
     if let Err(error) = api.end().await {
         tracing::warn!("{error:#}");
@@ -77,35 +86,41 @@ struct Asked {
     is_complete: bool,
 }
 
-/// Sends all prompts to all models, or as many as there are until Ctrl-C.
-async fn ask_all(client: &Client, models: &Models, prompts: Vec<Prompt>) -> Result<Asked> {
-    let mut asked = Asked { prompts: Vec::new(), is_complete: false };
+/// Sends all prompts to all models, or as many as there are until `interrupt`.
+async fn ask_all(
+    client: &Client,
+    models: &Models,
+    prompts: Vec<Prompt>,
+    interrupt: &CancellationToken,
+) -> Asked {
+    let mut asked = Asked { prompts: Vec::new(), is_complete: true };
     let mut steps = Steps::new((prompts.len() * models.chosen().count()) as u64);
     for Prompt { id, request } in prompts {
         let mut answers = Vec::new();
         for model in models.chosen() {
+            if interrupt.is_cancelled() {
+                asked.is_complete = false;
+                break;
+            }
             let what = format!("prompt {id} to {}", model.name);
             steps.begin(&what);
-            let measured = tokio::select! {
-                measured = measure::measure(client, &model.name, &request) => measured,
-                // Dropping the stream above ends the answer at the server, too.
-                result = ctrl_c() => {
-                    result.context("cannot listen for Ctrl-C")?;
-                    steps.say("interrupted: the report has what was answered so far");
-                    asked.prompts.push(PromptReport { id, request, answers });
-                    return Ok(asked);
-                }
-            };
+            let measured = measure::measure(client, &model.name, &request, interrupt).await;
             if let Some(error) = &measured.error {
                 steps.say(&format!("{what} failed: {error}"));
             }
+            asked.is_complete &= !measured.is_interrupted;
             answers.push(Answer::new(model, models, measured));
             steps.done();
         }
+        if answers.is_empty() {
+            break;
+        }
         asked.prompts.push(PromptReport { id, request, answers });
     }
-    asked.is_complete = true;
-    Ok(asked)
+    if !asked.is_complete {
+        steps.say("interrupted: the report has what was answered so far");
+    }
+    asked
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {

@@ -3,6 +3,7 @@
 //! Every text in it may come from anybody. The templates escape all they are given; the style sheet, which is ours,
 //! is the only text that is put in as it is. The page's own policy forbids scripts and requests as well.
 
+use harmonium_hosted::Cost;
 use harmonium_openai::chat::ToolCall;
 use harmonium_openai::{ChatMessage, ChatRequest, Content};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
@@ -33,14 +34,13 @@ pub(super) fn page(report: &Report) -> String {
                 @if !report.is_complete { p .warn { "Interrupted: not all prompts were sent." } }
                 (totals(report))
                 h2 { "Answers" }
-                div .wide {
-                    table .answers style=(columns) {
-                        thead { tr {
-                            th { "prompt" }
-                            @for model in &report.models { th { (model.name) } }
-                        } }
-                        tbody { @for prompt in &report.prompts { (row(prompt, report.models.len())) } }
-                    }
+                // In no scrolling box of its own: there its head would not stay in sight.
+                table .answers style=(columns) {
+                    thead { tr {
+                        th { "prompt" }
+                        @for model in &report.models { th { (model.name) } }
+                    } }
+                    tbody { @for prompt in &report.prompts { (row(prompt, report.models.len())) } }
                 }
             }
         }
@@ -165,7 +165,9 @@ fn measures(answer: &Answer) -> String {
             tokens.prompt, tokens.cached, tokens.completion, tokens.reasoning
         ));
     }
-    parts.extend(answer.cost.map(|cost| format!("{cost} USD")));
+    // Nobody is paid for most answers that cost nothing.
+    let cost = answer.cost.filter(|cost| *cost != Cost::ZERO);
+    parts.extend(cost.map(|cost| format!("{cost} USD")));
     parts.join(" · ")
 }
 

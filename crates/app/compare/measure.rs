@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use harmonium_openai::chat::{Delta, ResponseMessage, StreamOptions};
+use harmonium_openai::chat::{ResponseMessage, StreamOptions};
 use harmonium_openai::{ChatChunk, ChatRequest, Client, FinishReason, Fold, Usage};
+
+use tokio_util::sync::CancellationToken;
 
 use super::models::Origin;
 
@@ -17,6 +19,8 @@ pub(super) struct Measured {
     pub(super) finish_reason: Option<FinishReason>,
     pub(super) usage: Option<Usage>,
     pub(super) error: Option<String>,
+    /// Whether it was given up; then that is the error.
+    pub(super) is_interrupted: bool,
     /// From the request to the first piece of reasoning, answer or tool call.
     pub(super) first: Option<Duration>,
     /// From the request to the last of those, or to the finish reason.
@@ -25,8 +29,13 @@ pub(super) struct Measured {
     pub(super) total: Duration,
 }
 
-/// Asks `model` and follows the answer to its end.
-pub(super) async fn measure(client: &Client, model: &str, request: &ChatRequest) -> Measured {
+/// Asks `model` and follows the answer to its end, or to `interrupt`.
+pub(super) async fn measure(
+    client: &Client,
+    model: &str,
+    request: &ChatRequest,
+    interrupt: &CancellationToken,
+) -> Measured {
     let request = ChatRequest {
         model: Some(model.to_owned()),
         stream_options: Some(StreamOptions {
@@ -38,10 +47,19 @@ pub(super) async fn measure(client: &Client, model: &str, request: &ChatRequest)
     let mut measured = Measured::default();
     let mut fold = Fold::new();
     let started = Instant::now();
-    let result = follow(client, &request, started, &mut measured, &mut fold).await;
+    let result = tokio::select! {
+        result = follow(client, &request, started, &mut measured, &mut fold) => Some(result),
+        // Dropping the stream above ends the answer at the server, too.
+        () = interrupt.cancelled() => None,
+    };
     measured.total = started.elapsed();
-    // The chain of causes: a refused connection is only in the last one.
-    measured.error = result.err().map(|error| format!("{:#}", anyhow::Error::from(error)));
+    measured.is_interrupted = result.is_none();
+    measured.error = match result {
+        Some(Ok(())) => None,
+        // The chain of causes: a refused connection is only in the last one.
+        Some(Err(error)) => Some(format!("{:#}", anyhow::Error::from(error))),
+        None => Some("interrupted".to_owned()),
+    };
     match fold.finish() {
         Some(answer) => {
             measured.usage = answer.usage;
@@ -82,7 +100,7 @@ async fn follow(
 impl Measured {
     fn see(&mut self, chunk: &ChatChunk, at: Duration) {
         for choice in &chunk.choices {
-            let says_something = says_something(&choice.delta);
+            let says_something = choice.delta.says_something();
             if says_something {
                 self.first.get_or_insert(at);
             }
@@ -99,15 +117,6 @@ impl Measured {
         let time = self.last?.checked_sub(self.first?).filter(|time| !time.is_zero())?;
         Some(num_tokens as f64 / time.as_secs_f64())
     }
-}
-
-/// Whether there is any text or call in it: the first chunk of a stream has just the role.
-fn says_something(delta: &Delta) -> bool {
-    let Delta { role: _, content, refusal, reasoning, reasoning_content, tool_calls } = delta;
-    [content, refusal, reasoning, reasoning_content]
-        .into_iter()
-        .any(|text| text.as_ref().is_some_and(|text| !text.is_empty()))
-        || tool_calls.as_ref().is_some_and(|calls| !calls.is_empty())
 }
 
 #[cfg(test)]

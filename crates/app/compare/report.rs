@@ -59,7 +59,7 @@ pub(super) struct PromptReport {
     pub(super) id: String,
     /// The request as it was sent, without model and streaming.
     pub(super) request: ChatRequest,
-    /// In the order of the models. After Ctrl-C the last prompt may have fewer.
+    /// In the order of the models. After Ctrl-C the last prompt may have fewer, and the last answer an error.
     pub(super) answers: Vec<Answer>,
 }
 
@@ -85,7 +85,7 @@ pub(super) struct Answer {
     pub(super) tool_calls: Vec<ToolCall>,
     /// Why it ended.
     pub(super) finish_reason: Option<FinishReason>,
-    /// Why it failed; what had come before is above.
+    /// Why it failed, `interrupted` after Ctrl-C; what had come before is above.
     pub(super) error: Option<String>,
     /// Time to the first reasoning, text or tool call.
     pub(super) ttft_ms: Option<f64>,
