@@ -37,6 +37,7 @@ pub(crate) fn config(settings: &Settings, environment: &Environment) -> Result<H
         budget: budget(&hosted.budget)?,
         ledger: ledger(settings, environment)?,
         redact: hosted.redact.clone(),
+        max_in_flight: hosted.max_in_flight.get().try_into()?,
         timeouts: Timeouts {
             connect: seconds(hosted.connect_timeout_s.get()),
             first_chunk: seconds(hosted.first_chunk_timeout_s.get()),

@@ -108,6 +108,9 @@ declare::settings! {
         when_waiting: OrNone<Positive> = OrNone::None;
         /// Let the hosted model stand in when the local engine fails, instead of ending the server.
         when_unhealthy: bool = false;
+        /// Most requests to hosted models at a time, from the first work on them to the end of their answers; one more is
+        /// answered with status 429. Each may hold a whole body in memory (server.max_body_mib) until its answer begins.
+        max_in_flight: Positive = Positive::of(64);
         /// Longest wait for a connection, in seconds.
         connect_timeout_s: Positive = Positive::of(10);
         /// Longest wait for the beginning of an answer, in seconds. A million tokens take a while to read. Nothing is

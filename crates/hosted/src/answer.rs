@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use harmonium_openai::{ChatChunk, Usage};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::error::Result;
 use crate::outgoing::Outgoing;
@@ -21,13 +22,21 @@ pub struct HostedAnswer {
     last: Instant,
     outgoing: Outgoing,
     upstream: Arc<Upstream>,
+    /// Among the requests in flight.
+    _place: OwnedSemaphorePermit,
 }
 
 impl HostedAnswer {
-    pub(crate) fn new(begun: Begun, upstream: Arc<Upstream>, mut outgoing: Outgoing) -> Self {
+    pub(crate) fn new(
+        begun: Begun,
+        upstream: Arc<Upstream>,
+        mut outgoing: Outgoing,
+        place: OwnedSemaphorePermit,
+    ) -> Self {
         let Begun { first, rest } = begun;
         outgoing.upstream_id = rest.request_id().map(str::to_owned);
-        Self { first: Some(first), rest, last: Instant::now(), outgoing, upstream }
+        let last = Instant::now();
+        Self { first: Some(first), rest, last, outgoing, upstream, _place: place }
     }
 
     /// The next chunk, as it came from upstream; `None` after the last. An error is the last thing there is.

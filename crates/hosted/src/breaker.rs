@@ -50,27 +50,20 @@ impl Breaker {
     /// Leave to send a request, or how long there will be none.
     pub(crate) fn admit(&self, now: Instant) -> Result<Leave, Duration> {
         let mut state = self.lock();
-        let is_probe = match *state {
-            State::Closed { .. } => false,
-            State::Open { until } if until > now => return Err(until - now),
-            State::Open { .. } => {
-                *state = State::Probing;
-                true
-            }
-            State::Probing => return Err(Duration::from_secs(1)),
-        };
+        if let Some(wait) = state.refusal(now) {
+            return Err(wait);
+        }
+        let is_probe = !matches!(*state, State::Closed { .. });
+        if is_probe {
+            *state = State::Probing;
+        }
         drop(state);
         Ok(Leave { breaker: self.clone(), since: now, is_probe, is_told: false })
     }
 
-    /// How long there will be no leave, if it is known.
-    pub(crate) fn remaining(&self, now: Instant) -> Option<Duration> {
-        match *self.lock() {
-            State::Open { until } => {
-                until.checked_duration_since(now).filter(|rest| !rest.is_zero())
-            }
-            State::Closed { .. } | State::Probing => None,
-        }
+    /// How long there will be no leave, if there is none now. Unlike [`Self::admit`] it changes nothing.
+    pub(crate) fn refusal(&self, now: Instant) -> Option<Duration> {
+        self.lock().refusal(now)
     }
 
     /// What the upstream is taken for now.
@@ -85,6 +78,19 @@ impl Breaker {
     fn lock(&self) -> MutexGuard<'_, State> {
         // No code that holds it can panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn refusal(self, now: Instant) -> Option<Duration> {
+        match self {
+            Self::Closed { .. } => None,
+            Self::Open { until } => {
+                until.checked_duration_since(now).filter(|rest| !rest.is_zero())
+            }
+            // Nobody knows how long the try will take.
+            Self::Probing => Some(Duration::from_secs(1)),
+        }
     }
 }
 
@@ -186,10 +192,11 @@ mod tests {
         let (breaker, now) = (breaker(1), Instant::now());
         let (older, first) = (breaker.admit(now).unwrap(), breaker.admit(now).unwrap());
         first.failed(now);
-        assert_eq!(breaker.remaining(now), Some(COOLDOWN));
+        assert_eq!(breaker.refusal(now), Some(COOLDOWN));
         let now = now + COOLDOWN;
-        assert_eq!(breaker.remaining(now), None);
+        assert_eq!(breaker.refusal(now), None);
         let probe = breaker.admit(now).unwrap();
+        assert!(breaker.refusal(now).is_some(), "only one");
         older.succeeded();
         drop(probe);
         assert_eq!(breaker.state(now), BreakerState::Closed);

@@ -25,6 +25,8 @@ pub struct HostedConfig {
     pub ledger: PathBuf,
     /// Regular expressions of what is taken out of every text that is sent.
     pub redact: Vec<String>,
+    /// Most requests that are being made ready, sent or answered at a time, to all models together.
+    pub max_in_flight: usize,
     /// How long an upstream may take.
     pub timeouts: Timeouts,
     /// Most tries of one request, the first included; only before the first byte of its answer.
@@ -66,6 +68,16 @@ pub enum Wire {
     Chat,
     /// Responses.
     Responses,
+}
+
+impl Wire {
+    /// The shortest limit that a request can set on its answer, in tokens.
+    pub(crate) fn least_output(self) -> u32 {
+        match self {
+            Self::Chat => 1,
+            Self::Responses => 16,
+        }
+    }
 }
 
 /// Waits for one upstream answer.
@@ -159,6 +171,16 @@ pub enum ConfigError {
         /// As it was given.
         field: String,
     },
+    /// No answer is as short as the longest may be.
+    #[error("max_output of {model} is {max_output}, its wire asks for at least {least}")]
+    MaxOutput {
+        /// The model.
+        model: String,
+        /// As it was given.
+        max_output: u32,
+        /// The least there is.
+        least: u32,
+    },
     /// A limit that leaves nothing.
     #[error("{setting} of {name} is 0")]
     Zero {
@@ -194,6 +216,7 @@ impl HostedConfig {
             ("connect", self.timeouts.connect.is_zero()),
             ("first_chunk", self.timeouts.first_chunk.is_zero()),
             ("between_chunks", self.timeouts.between_chunks.is_zero()),
+            ("max_in_flight", self.max_in_flight == 0),
             ("max_attempts", self.max_attempts == 0),
             ("max_failures", self.breaker.max_failures == 0),
         ];
@@ -223,6 +246,11 @@ impl HostedModel {
         }
         if self.image_tokens == Some(0) {
             return zero("image_tokens");
+        }
+        if self.max_output < self.wire.least_output() {
+            let (model, max_output, least) =
+                (self.name.clone(), self.max_output, self.wire.least_output());
+            return Err(ConfigError::MaxOutput { model, max_output, least });
         }
         if let Some(field) =
             self.drop.iter().find(|field| !OPTIONAL_FIELDS.contains(&field.as_str()))
@@ -275,6 +303,7 @@ mod tests {
             budget: Budget::default(),
             ledger: PathBuf::new(),
             redact: Vec::new(),
+            max_in_flight: 1,
             timeouts: Timeouts { connect: second, first_chunk: second, between_chunks: second },
             max_attempts: 1,
             breaker: BreakerConfig { max_failures: 1, cooldown: second },
@@ -298,6 +327,11 @@ mod tests {
         assert!(
             refusal(|config| config.models[0].drop.push("messages".to_owned())).contains("top_p")
         );
+        let short = refusal(|config| {
+            let model = &mut config.models[0];
+            (model.wire, model.max_output) = (Wire::Responses, 15);
+        });
+        assert_eq!(short, "max_output of m is 15, its wire asks for at least 16");
         assert!(refusal(|config| config.redact.push("(".to_owned())).starts_with("redact: \"(\""));
     }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use harmonium_openai::{ApiError, Error as ClientError, ErrorObject};
 
+use crate::config::HostedModel;
 use crate::ledger::LedgerError;
 
 /// Result of asking a hosted model.
@@ -20,6 +21,17 @@ pub enum Error {
     /// What must not leave could not be taken out; nothing was sent.
     #[error("the request cannot be sent without what must not leave")]
     Redaction,
+    /// It could not be made ready; nothing was sent.
+    #[error("the request could not be made ready for the hosted model")]
+    Preparation,
+    /// As many requests are in flight as may be; nothing was sent.
+    #[error(
+        "{max_in_flight} requests to hosted models are under way (hosted.max_in_flight), try again later"
+    )]
+    Full {
+        /// So many.
+        max_in_flight: usize,
+    },
     /// Something must not leave, and nobody can tell whether an image shows it; nothing was sent.
     #[error("an image cannot be searched for what must not leave (hosted.redact), so none is sent")]
     Image,
@@ -30,6 +42,14 @@ pub enum Error {
         model: String,
         /// How many were asked for.
         num_answers: i64,
+    },
+    /// It cannot be told which call a result answers.
+    #[error("{param}: {problem}")]
+    Call {
+        /// The field.
+        param: String,
+        /// What it holds and why that does not do.
+        problem: String,
     },
     /// The model has failed too often of late; nothing was sent.
     #[error("{model} has failed repeatedly and is left alone for {} s", .retry_after.as_secs().max(1))]
@@ -133,7 +153,9 @@ impl Error {
         match self {
             Self::Ledger(_) => "ledger",
             Self::Redaction | Self::Image => "redaction",
-            Self::NumAnswers { .. } | Self::Refused { .. } => "refused",
+            Self::Preparation => "preparation",
+            Self::Full { .. } => "full",
+            Self::NumAnswers { .. } | Self::Call { .. } | Self::Refused { .. } => "refused",
             Self::Down { .. } => "left alone",
             Self::TooLong { .. } => "too long",
             Self::Key { .. } => "key rejected",
@@ -145,17 +167,23 @@ impl Error {
         }
     }
 
-    /// What a client call's failure means, and what follows from it.
-    pub(crate) fn from_client(model: &str, error: ClientError) -> (Self, Verdict) {
-        let model = model.to_owned();
+    /// What a client call's failure means, and what follows from it. Upstream may say anything, our key too.
+    pub(crate) fn from_client(model: &HostedModel, mut error: ClientError) -> (Self, Verdict) {
+        let key = model.api_key.expose();
+        let said = match &mut error {
+            ClientError::Api(error) => Some(&mut error.error),
+            ClientError::Stream(error) => Some(error.as_mut()),
+            _ => None,
+        };
+        if let Some(ErrorObject { message, param, .. }) = said {
+            *message = message.replace(key, "[key]");
+            *param = param.take().map(|param| param.replace(key, "[key]"));
+        }
+        let model = model.name.clone();
         let reason = match error {
             ClientError::Api(error) => return Self::from_status(model, *error),
             // An error event before any chunk: what would have been a status, said late.
-            ClientError::Stream(error) => {
-                let reason = shortened(error.message);
-                let error = Self::Upstream { model, reason, may_have_cost: false };
-                return (error, Verdict::Retry(None));
-            }
+            ClientError::Stream(error) => return Self::from_event(model, *error),
             ClientError::Transport { source, .. } if source.is_connect() => {
                 let reason = transport_reason(&source);
                 let error = Self::Upstream { model, reason, may_have_cost: false };
@@ -169,6 +197,21 @@ impl Error {
         };
         // Upstream had the request, and nobody knows what it did with it: sent again, it may be paid for twice.
         (Self::Upstream { model, reason, may_have_cost: true }, Verdict::Failure)
+    }
+
+    fn from_event(model: String, error: ErrorObject) -> (Self, Verdict) {
+        let code = error.code.as_deref().unwrap_or(&error.kind);
+        let status = match code {
+            "insufficient_quota" | "rate_limit_exceeded" => 429,
+            "context_length_exceeded" | "invalid_prompt" | "invalid_request_error" => 400,
+            _ => {
+                let reason = shortened(error.message);
+                let error = Self::Upstream { model, reason, may_have_cost: false };
+                return (error, Verdict::Retry(None));
+            }
+        };
+        let error = ApiError { status, error, retry_after: None, request_id: None };
+        Self::from_status(model, error)
     }
 
     fn from_status(model: String, error: ApiError) -> (Self, Verdict) {

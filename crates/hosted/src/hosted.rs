@@ -2,25 +2,24 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use harmonium_openai::{ChatRequest, Content};
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp, ToSpan};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::answer::HostedAnswer;
 use crate::breaker::BreakerState;
 use crate::config::{ConfigError, HostedConfig, HostedModel, Wire};
 use crate::error::{Error, Result};
-use crate::identity::{conversation, pseudonym, user};
-use crate::ledger::{Ledger, LedgerError, Spent};
+use crate::identity::pseudonym;
+use crate::ledger::{Conversation, Ledger, LedgerError, Spent};
 use crate::outgoing::{Note, Outgoing};
+use crate::prepare::{Raw, Workshop};
 use crate::price::Cost;
 use crate::redact::Redactor;
-use crate::translate::{Target, Translation, translate};
 use crate::upstream::Upstream;
-
-/// Fewer tokens of answer nobody can ask for over the Responses protocol.
-const LEAST_RESPONSE: u32 = 16;
 
 /// Who pays for a request that comes without a key.
 const ANONYMOUS: &str = "anonymous";
@@ -35,8 +34,11 @@ fn shutdown_warning() -> Span {
 pub struct Hosted {
     upstreams: Vec<Arc<Upstream>>,
     default: usize,
-    redactor: Redactor,
+    workshop: Arc<Workshop>,
     ledger: Ledger,
+    max_in_flight: usize,
+    /// One for each request that is being made ready, sent or answered.
+    places: Arc<Semaphore>,
 }
 
 /// Why the hosted leg cannot start.
@@ -73,12 +75,12 @@ pub struct Extras {
 }
 
 /// A request to a hosted model.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Order<'a> {
     /// The model's name.
     pub model: &'a str,
     /// The client's request, validated.
-    pub request: &'a ChatRequest,
+    pub request: Arc<ChatRequest>,
     /// What it may use and cost.
     pub quote: Quote,
     /// Whether the client asked for this very model.
@@ -87,6 +89,26 @@ pub struct Order<'a> {
     pub reason: &'static str,
     /// The key the client presented, if any. It is only hashed.
     pub caller_key: Option<&'a str>,
+}
+
+/// What would become of an order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Foreseen {
+    /// What would be set aside for it: the most it can cost.
+    pub estimate: Cost,
+    /// Fields of the client's request that would not be sent.
+    pub dropped: Vec<&'static str>,
+}
+
+/// A request that could be sent.
+struct Ready {
+    upstream: Arc<Upstream>,
+    /// Who pays.
+    caller: String,
+    estimate: Cost,
+    note: Note,
+    body: Bytes,
+    place: OwnedSemaphorePermit,
 }
 
 impl Hosted {
@@ -101,7 +123,15 @@ impl Hosted {
             .iter()
             .map(|model| Upstream::new(model.clone(), &config).map(Arc::new))
             .collect::<harmonium_openai::Result<_>>()?;
-        Ok(Self { upstreams, default: default.unwrap_or_default(), redactor, ledger })
+        let max_in_flight = config.max_in_flight.min(Semaphore::MAX_PERMITS);
+        Ok(Self {
+            upstreams,
+            default: default.unwrap_or_default(),
+            workshop: Arc::new(Workshop::new(redactor, ledger.secret())),
+            ledger,
+            max_in_flight,
+            places: Arc::new(Semaphore::new(max_in_flight)),
+        })
     }
 
     /// The models, in the order of the configuration.
@@ -151,14 +181,14 @@ impl Hosted {
         self.ledger.spent().await
     }
 
-    /// Records that the conversation that `request` belongs to must never leave.
-    pub async fn keep(&self, caller_key: Option<&str>, request: &ChatRequest) -> Result<()> {
-        Ok(self.ledger.keep(conversation(caller_key, request)).await?)
+    /// Records that a [`conversation`](crate::conversation) must never leave.
+    pub async fn keep(&self, conversation: Conversation) -> Result<()> {
+        Ok(self.ledger.keep(conversation).await?)
     }
 
-    /// Whether the conversation that `request` belongs to must never leave.
-    pub async fn is_kept(&self, caller_key: Option<&str>, request: &ChatRequest) -> Result<bool> {
-        Ok(self.ledger.is_kept(conversation(caller_key, request)).await?)
+    /// Whether a [`conversation`](crate::conversation) must never leave.
+    pub async fn is_kept(&self, conversation: Conversation) -> Result<bool> {
+        Ok(self.ledger.is_kept(conversation).await?)
     }
 
     /// Asks a model and returns once its answer has begun. Dropping the future gives the request up.
@@ -167,44 +197,57 @@ impl Hosted {
     ///
     /// If there is no model of the order's name.
     pub async fn ask(&self, order: Order<'_>) -> Result<HostedAnswer> {
+        let Ready { upstream, caller, estimate, note, body, place } = self.ready(order).await?;
+        let reservation = self.ledger.reserve(&caller, &note.model, estimate).await?;
+        let mut outgoing = Outgoing::new(note, reservation);
+        let begun = upstream.begin(body, &mut outgoing).await?;
+        Ok(HostedAnswer::new(begun, upstream, outgoing, place))
+    }
+
+    /// Says what [`Self::ask`] would do now, up to the sending: nothing is sent, charged or promised.
+    ///
+    /// # Panics
+    ///
+    /// As there.
+    pub async fn foresee(&self, order: Order<'_>) -> Result<Foreseen> {
+        let Ready { caller, estimate, note, .. } = self.ready(order).await?;
+        self.ledger.check_room(&caller, estimate).await?;
+        Ok(Foreseen { estimate, dropped: note.dropped })
+    }
+
+    /// All that comes before money is set aside and the request sent.
+    async fn ready(&self, order: Order<'_>) -> Result<Ready> {
         let upstream = self.upstreams.iter().find(|upstream| upstream.model.name == order.model);
         let upstream = Arc::clone(upstream.expect("the model was found before it was ordered"));
-        check(&upstream.model, order.request)?;
-        if !self.redactor.is_empty() && has_images(order.request) {
+        check(&upstream.model, &order.request)?;
+        if !self.workshop.redactor.is_empty() && has_images(&order.request) {
             return Err(Error::Image);
         }
         if let Some(down) = upstream.refusal() {
             return Err(down);
         }
-        let user = user(order.request);
-        let parts = [order.caller_key.unwrap_or(""), user.as_str()];
-        let safety_identifier = pseudonym(self.ledger.secret(), &parts);
-        let Translation { request, dropped } = translate(
-            order.request,
-            Target {
-                model: &upstream.model,
-                max_output: order.quote.max_output,
-                is_named: order.is_named,
-                safety_identifier: &safety_identifier,
-            },
-        );
-        let redacted = self.redactor.redact(request).ok_or(Error::Redaction)?;
+        let place = Arc::clone(&self.places).try_acquire_owned();
+        let place = place.map_err(|_| Error::Full { max_in_flight: self.max_in_flight })?;
+        let raw = Raw {
+            request: order.request,
+            max_output: order.quote.max_output,
+            is_named: order.is_named,
+            caller_key: order.caller_key.unwrap_or_default().to_owned(),
+        };
+        let (prepared, place) = self.workshop.prepare(raw, &upstream, place).await?;
         let caller = order
             .caller_key
             .map_or_else(|| ANONYMOUS.to_owned(), |key| pseudonym(key.as_bytes(), &["caller"]));
         // What stands in for a text may be longer than it.
-        let more = upstream.model.price.estimate(redacted.num_more_bytes, 0);
-        let estimate = order.quote.estimate.saturating_add(more);
-        let reservation = self.ledger.reserve(&caller, order.model, estimate).await?;
+        let more = upstream.model.price.estimate(prepared.num_more_bytes, 0);
         let note = Note {
             model: order.model.to_owned(),
             reason: order.reason,
-            dropped,
-            num_redacted: redacted.num_changed,
+            dropped: prepared.dropped,
+            num_redacted: prepared.num_redacted,
         };
-        let mut outgoing = Outgoing::new(note, reservation);
-        let begun = upstream.begin(&redacted.request, &mut outgoing).await?;
-        Ok(HostedAnswer::new(begun, upstream, outgoing))
+        let estimate = order.quote.estimate.saturating_add(more);
+        Ok(Ready { upstream, caller, estimate, note, body: prepared.body, place })
     }
 }
 
@@ -220,9 +263,9 @@ impl HostedModel {
     ) -> Option<Quote> {
         let image_tokens = u64::from(self.image_tokens.unwrap_or_default());
         let num_prompt = num_prompt.saturating_add(u64::from(extras.num_images) * image_tokens);
-        let room = self.context.checked_sub(num_prompt).filter(|room| *room > 0)?;
+        let least = self.wire.least_output();
+        let room = self.context.checked_sub(num_prompt).filter(|room| *room >= least.into())?;
         let room = u32::try_from(room).unwrap_or(u32::MAX);
-        let least = if self.wire == Wire::Responses { LEAST_RESPONSE } else { 1 };
         let max_tokens = max_tokens.unwrap_or(u32::MAX).max(least);
         let max_output = max_tokens.min(self.max_output).min(room);
         let num_output = u64::from(max_output).saturating_mul(u64::from(num_answers));

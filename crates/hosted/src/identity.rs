@@ -32,7 +32,7 @@ pub(crate) fn pseudonym(key: &[u8], parts: &[&str]) -> String {
 
 /// What a caller's conversation is known by: its first message of the user, which every later request of it
 /// repeats. Instructions are not part of it: many have the time in them.
-pub(crate) fn conversation(caller_key: Option<&str>, request: &ChatRequest) -> Conversation {
+pub fn conversation(caller_key: Option<&str>, request: &ChatRequest) -> Conversation {
     let first = request.messages.iter().find(|message| message.role == "user");
     let mut context = digest::Context::new(&digest::SHA256);
     let caller = caller_key.unwrap_or_default();

@@ -17,6 +17,7 @@
 //! grow without end.
 
 mod error;
+mod open;
 mod period;
 mod schema;
 mod store;
@@ -40,7 +41,7 @@ use crate::price::Cost;
 const QUEUE: usize = 256;
 
 /// A conversation by the SHA-256 of what makes it known again.
-pub(crate) type Conversation = [u8; 32];
+pub type Conversation = [u8; 32];
 
 /// Says what time it is, in unix seconds.
 type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
@@ -109,8 +110,8 @@ pub struct Ledger {
     secret: [u8; 32],
 }
 
-/// The way to the thread. Whoever waits for an answer waits for room, too; settlements, of which there is one a
-/// reservation, always find some.
+/// The way to the thread. Whoever waits for an answer waits for room, too; the last word on a reservation, of which
+/// there is one each, always finds some.
 #[derive(Clone)]
 struct Queue {
     requests: mpsc::UnboundedSender<Request>,
@@ -129,7 +130,7 @@ impl Ledger {
         let secret = store.secret()?;
         #[expect(
             clippy::disallowed_methods,
-            reason = "its bounds are `room` and one settlement for each open reservation"
+            reason = "its bounds are `room` and one last word on each open reservation"
         )]
         let (requests, queue) = mpsc::unbounded_channel();
         thread::Builder::new()
@@ -141,8 +142,8 @@ impl Ledger {
     }
 
     /// What names are hashed with: nobody else knows it, and it outlives every key.
-    pub(crate) fn secret(&self) -> &[u8] {
-        &self.secret
+    pub(crate) fn secret(&self) -> [u8; 32] {
+        self.secret
     }
 
     /// Charges `estimate` to `caller`, the name of a key and never the key itself, for a request to
@@ -163,7 +164,13 @@ impl Ledger {
         let answer = self.queue.send(ask)?;
         let mut unclaimed = Unclaimed { answer, queue: self.queue.clone() };
         let id = (&mut unclaimed.answer).await.map_err(|_| LedgerError::Closed)??;
-        Ok(Reservation { id, estimate, queue: self.queue.clone() })
+        Ok(Reservation { id, estimate, queue: self.queue.clone(), is_open: true })
+    }
+
+    /// Whether [`Self::reserve`] would find room now, for a dry run: nothing is charged, and nothing promised.
+    pub async fn check_room(&self, caller: &str, estimate: Cost) -> Result<(), LedgerError> {
+        let caller = named(caller)?;
+        self.queue.ask(|reply| Request::CheckRoom { caller, estimate, reply }).await
     }
 
     /// What all callers together have spent.
@@ -209,6 +216,8 @@ pub struct Reservation {
     id: i64,
     estimate: Cost,
     queue: Queue,
+    /// Whether the thread has still to hear what becomes of it.
+    is_open: bool,
 }
 
 impl Reservation {
@@ -223,9 +232,13 @@ impl Reservation {
     }
 
     /// Replaces the estimate by what the request did cost, which may be more.
-    pub async fn settle(self, actual: Cost) -> Result<(), LedgerError> {
-        let ask = |reply| Request::Settle { id: self.id, actual, reply: Some(reply) };
-        self.queue.ask(ask).await
+    pub async fn settle(mut self, actual: Cost) -> Result<(), LedgerError> {
+        let id = self.id;
+        let queue = self.queue.clone();
+        let _room = queue.room().await?;
+        let answer = queue.send(|reply| Request::Settle { id, actual, reply: Some(reply) })?;
+        self.is_open = false;
+        answer.await.map_err(|_| LedgerError::Closed)?
     }
 
     /// Takes the charge back, for a request that never reached the upstream.
@@ -235,15 +248,25 @@ impl Reservation {
 
     /// As [`Self::settle`], but from where nothing can wait, such as a drop. If the write fails, it is
     /// logged and the estimate stays.
-    pub fn settle_later(self, actual: Cost) {
+    pub fn settle_later(mut self, actual: Cost) {
+        self.is_open = false;
         self.queue.settle_later(self.id, actual);
     }
 }
 
 impl fmt::Debug for Reservation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { id, estimate, queue: _ } = self;
+        let Self { id, estimate, queue: _, is_open: _ } = self;
         f.debug_struct("Reservation").field("id", id).field("estimate", estimate).finish()
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        if self.is_open {
+            // Without the thread there is nobody who would count on it.
+            let _ = self.queue.requests.send(Request::Abandon { id: self.id });
+        }
     }
 }
 

@@ -85,8 +85,8 @@ impl Redactor {
         Some(Redacted { request, num_changed: count.changed, num_more_bytes: count.more_bytes })
     }
 
-    /// Goes as deep as the parser has, which has a bound. `None` if a match is in what holds the request together:
-    /// without it calls would lose their results, and fields their names.
+    /// Goes as deep as the parser has, which has a bound. `None` if a match is in a number, or in what holds the request
+    /// together: without it calls would lose their results, and fields their names.
     fn redact_texts(&self, value: &mut Value, count: &mut Count) -> Option<()> {
         match value {
             Value::String(text) => self.redact_text(text, count),
@@ -107,7 +107,9 @@ impl Redactor {
                     }
                 }
             }
-            _ => {}
+            // A number has no place for what stands in for it.
+            Value::Number(number) if self.finds(&number.to_string()) => return None,
+            Value::Number(_) | Value::Bool(_) | Value::Null => {}
         }
         Some(())
     }
@@ -188,6 +190,18 @@ mod tests {
         };
         assert!(redact(schema("x")).is_some());
         assert!(redact(schema("secret")).is_none());
+    }
+
+    #[test]
+    fn a_number_that_must_not_leave_keeps_the_request_here() {
+        let redactor = Redactor::new(&[r"\d{3}-?\d{4}".to_owned()]).unwrap();
+        let with = |number: Value| {
+            let request = json!({"messages": [], "tools": [{"type": "function", "function":
+                {"name": "f", "parameters": {"properties": {"x": {"const": number}}}}}]});
+            redactor.redact(serde_json::from_value(request).unwrap())
+        };
+        assert!(with(json!(5_551_234)).is_none());
+        assert!(with(json!(5_551)).is_some());
     }
 
     #[test]

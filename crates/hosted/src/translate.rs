@@ -5,8 +5,8 @@
 //!
 //! | field | what becomes of it |
 //! |---|---|
-//! | `messages` | role, text, images, tool calls and results go; reasoning and participants' names do not |
-//! | `max_completion_tokens`, `max_tokens` | at most the hosted model's longest answer |
+//! | `messages` | role, text, images, tool calls and results go; reasoning and participants' names do not; a missing `tool_call_id` is that of the only call the result can answer, else the request is refused |
+//! | `max_completion_tokens`, `max_tokens` | at most the hosted model's longest answer; the Responses protocol has none below 16: fewer become 16, and the field counts as left out |
 //! | `temperature`, `top_p`, `logprobs`, `top_logprobs` | go |
 //! | `frequency_penalty`, `presence_penalty`, `seed`, `stop` | go; the Responses protocol has none |
 //! | `n` | goes; more than one is refused where the Responses protocol is spoken |
@@ -27,7 +27,9 @@ use harmonium_openai::chat::StreamOptions;
 use harmonium_openai::{ChatMessage, ChatRequest, Content, ContentPart};
 use serde_json::Value;
 
+use crate::calls;
 use crate::config::{HostedModel, Wire};
+use crate::error::Result;
 
 /// Fields that a model may be configured not to take.
 pub(crate) const OPTIONAL_FIELDS: [&str; 11] = [
@@ -84,13 +86,15 @@ impl Target<'_> {
 }
 
 /// Builds the upstream request. `request` has passed validation.
-pub(crate) fn translate(request: &ChatRequest, target: Target<'_>) -> Translation {
+pub(crate) fn translate(request: &ChatRequest, target: Target<'_>) -> Result<Translation> {
+    let mut messages: Vec<_> = request.messages.iter().map(message).collect();
+    calls::link(&mut messages, &request.messages)?;
     let has_tools = has_tools(request);
     let format = request.response_format.clone().filter(|format| format.kind != "text");
-    Translation {
+    Ok(Translation {
         request: ChatRequest {
             model: Some(target.model.name.clone()),
-            messages: request.messages.iter().map(message).collect(),
+            messages,
             stream: Some(true),
             stream_options: Some(StreamOptions {
                 include_usage: Some(true),
@@ -123,7 +127,7 @@ pub(crate) fn translate(request: &ChatRequest, target: Target<'_>) -> Translatio
             ..ChatRequest::default()
         },
         dropped: dropped(request, target),
-    }
+    })
 }
 
 /// The effort that the client wants, in whichever of the three places it says so.
@@ -139,6 +143,9 @@ fn dropped(request: &ChatRequest, target: Target<'_>) -> Vec<&'static str> {
     let any = |test: fn(&ChatMessage) -> bool| request.messages.iter().any(test);
     let r = request;
     let no_effort = !target.takes("reasoning_effort");
+    let is_raised = |limit: Option<i64>| limit.is_some_and(|max| max < target.max_output.into());
+    // The new name counts where both are given.
+    let is_old_raised = r.max_completion_tokens.is_none() && is_raised(r.max_tokens);
     let optional = [
         ("temperature", r.temperature.is_some()),
         ("top_p", r.top_p.is_some()),
@@ -154,6 +161,8 @@ fn dropped(request: &ChatRequest, target: Target<'_>) -> Vec<&'static str> {
     let always = [
         ("messages.name", any(|message| message.name.is_some() && message.role != "function")),
         ("messages.reasoning", any(has_reasoning)),
+        ("max_completion_tokens", is_raised(r.max_completion_tokens)),
+        ("max_tokens", is_old_raised),
         ("reasoning_effort", no_effort && r.reasoning_effort.is_some()),
         ("reasoning", no_effort && r.reasoning.is_some()),
         ("chat_template_kwargs", no_effort && r.chat_template_kwargs.is_some()),
@@ -294,7 +303,7 @@ mod tests {
 
     fn translated(request: Value, target: Target<'_>) -> (Value, Vec<&'static str>) {
         let request: ChatRequest = serde_json::from_value(request).unwrap();
-        let Translation { request, dropped } = translate(&request, target);
+        let Translation { request, dropped } = translate(&request, target).unwrap();
         (serde_json::to_value(request).unwrap(), dropped)
     }
 
@@ -423,6 +432,23 @@ mod tests {
         let sent: Vec<_> =
             fields.as_object().unwrap().keys().map(String::as_str).filter(is_sent).collect();
         assert_eq!(sent, ["top_p"]);
+    }
+
+    #[test]
+    fn a_limit_that_the_protocol_does_not_have_is_raised_and_named() {
+        for (fields, expected) in [
+            (json!({"max_completion_tokens": 5}), &["max_completion_tokens"][..]),
+            (json!({"max_tokens": 5}), &["max_tokens"]),
+            (json!({"max_tokens": 5, "max_completion_tokens": 16}), &[]),
+            (json!({"max_tokens": 500}), &[]),
+        ] {
+            let mut request = fields;
+            request["messages"] = json!([]);
+            let (sent, dropped) =
+                translated(request, Target { max_output: 16, ..target(&model()) });
+            assert_eq!(sent["max_completion_tokens"], 16);
+            assert_eq!(dropped, expected);
+        }
     }
 
     #[test]

@@ -6,7 +6,8 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use harmonium_openai::{ChatChunk, ChatRequest, Client, ClientConfig, Error as ClientError};
+use bytes::Bytes;
+use harmonium_openai::{ChatChunk, Client, ClientConfig, Error as ClientError};
 use jiff::civil::Date;
 
 use crate::breaker::{Breaker, BreakerState};
@@ -88,16 +89,12 @@ impl Upstream {
 
     /// Why nothing can be sent now, if that is so.
     pub(crate) fn refusal(&self) -> Option<Error> {
-        self.breaker.remaining(Instant::now()).map(|retry_after| self.down(retry_after))
+        self.breaker.refusal(Instant::now()).map(|retry_after| self.down(retry_after))
     }
 
-    /// Sends `request` until it is answered, refused, or no more tries are left. What may have cost something is not
+    /// Sends a request until it is answered, refused, or no more tries are left. What may have cost something is not
     /// sent again.
-    pub(crate) async fn begin(
-        &self,
-        request: &ChatRequest,
-        outgoing: &mut Outgoing,
-    ) -> Result<Begun> {
+    pub(crate) async fn begin(&self, body: Bytes, outgoing: &mut Outgoing) -> Result<Begun> {
         let mut attempt = 1;
         let mut last = None;
         loop {
@@ -107,7 +104,7 @@ impl Upstream {
                 Err(retry_after) => return Err(last.unwrap_or_else(|| self.down(retry_after))),
             };
             outgoing.send();
-            let (error, verdict) = match self.attempt(request).await {
+            let (error, verdict) = match self.attempt(body.clone()).await {
                 Ok(begun) => {
                     leave.succeeded();
                     return Ok(begun);
@@ -136,15 +133,15 @@ impl Upstream {
         }
     }
 
-    async fn attempt(&self, request: &ChatRequest) -> std::result::Result<Begun, (Error, Verdict)> {
+    async fn attempt(&self, body: Bytes) -> std::result::Result<Begun, (Error, Verdict)> {
         let begin = async {
-            let mut rest = Chunks::open(&self.client, self.model.wire, request).await?;
+            let mut rest = Chunks::open(&self.client, self.model.wire, body).await?;
             let first = rest.next().await.ok_or(ClientError::Truncated)??;
             Ok(Begun { first, rest })
         };
         let waited = self.timeouts.first_chunk;
         match tokio::time::timeout(waited, begin).await {
-            Ok(begun) => begun.map_err(|error| Error::from_client(&self.model.name, error)),
+            Ok(begun) => begun.map_err(|error| Error::from_client(&self.model, error)),
             // Not tried again: upstream may be at work on it, for money.
             Err(_) => Err((self.timeout(waited), Verdict::Failure)),
         }
@@ -155,8 +152,9 @@ impl Upstream {
         let waited = self.timeouts.between_chunks;
         let deadline = tokio::time::Instant::from_std(last + waited);
         match tokio::time::timeout_at(deadline, rest.next()).await {
-            Ok(next) => next
-                .map(|chunk| chunk.map_err(|error| Error::from_client(&self.model.name, error).0)),
+            Ok(next) => {
+                next.map(|chunk| chunk.map_err(|error| Error::from_client(&self.model, error).0))
+            }
             Err(_) => Some(Err(self.timeout(waited))),
         }
     }

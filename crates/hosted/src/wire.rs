@@ -5,6 +5,7 @@ mod to_responses;
 
 use std::collections::VecDeque;
 
+use bytes::Bytes;
 use harmonium_openai::{ChatChunk, ChatRequest, ChatStream, Client, Error, ResponseStream, Result};
 
 use crate::config::Wire;
@@ -29,13 +30,22 @@ pub(crate) struct ResponseChunks {
     ready: VecDeque<ChatChunk>,
 }
 
+/// A request as it is sent.
+pub(crate) fn body(wire: Wire, request: &ChatRequest) -> serde_json::Result<Bytes> {
+    match wire {
+        Wire::Chat => serde_json::to_vec(request),
+        Wire::Responses => serde_json::to_vec(&response_request(request)),
+    }
+    .map(Bytes::from)
+}
+
 impl Chunks {
-    /// Sends `request` and returns once upstream has accepted it.
-    pub(crate) async fn open(client: &Client, wire: Wire, request: &ChatRequest) -> Result<Self> {
+    /// Sends a request that [`body`] has made and returns once upstream has accepted it.
+    pub(crate) async fn open(client: &Client, wire: Wire, body: Bytes) -> Result<Self> {
         Ok(match wire {
-            Wire::Chat => Self::Chat(Box::new(client.chat_stream(request).await?)),
+            Wire::Chat => Self::Chat(Box::new(client.chat_stream_of(body).await?)),
             Wire::Responses => Self::Responses(Box::new(ResponseChunks {
-                events: client.response_stream(&response_request(request)).await?,
+                events: client.response_stream_of(body).await?,
                 reader: Reader::default(),
                 ready: VecDeque::new(),
             })),

@@ -9,14 +9,14 @@ mod stream;
 use std::fmt;
 use std::time::Duration;
 
-use reqwest::header::{HeaderMap, RETRY_AFTER};
+use bytes::Bytes;
+use reqwest::header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::chat::{ChatCompletion, ChatRequest};
 use crate::error::{ApiError, Error, ErrorBody, ErrorObject, Result};
 use crate::models::{Model, ModelList};
-use crate::responses::ResponseRequest;
 
 pub use stream::{AnswerStream, ChatStream, ResponseStream};
 
@@ -111,9 +111,17 @@ impl Client {
         Ok(ChatStream::new(response, self.max_answer_bytes))
     }
 
-    /// Asks for a streamed response and returns once the server has accepted.
-    pub async fn response_stream(&self, request: &ResponseRequest) -> Result<ResponseStream> {
-        let response = self.send(self.post("/responses", request)).await?;
+    /// As [`Self::chat_stream`] for a request that is JSON already, `stream` included: large ones are written where
+    /// nobody waits, and once for several tries.
+    pub async fn chat_stream_of(&self, request: Bytes) -> Result<ChatStream> {
+        let response = self.send(self.post_bytes("/chat/completions", request)).await?;
+        Ok(ChatStream::new(response, self.max_answer_bytes))
+    }
+
+    /// Asks for a streamed response and returns once the server has accepted. `request` is the JSON of a
+    /// [`ResponseRequest`](crate::responses::ResponseRequest).
+    pub async fn response_stream_of(&self, request: Bytes) -> Result<ResponseStream> {
+        let response = self.send(self.post_bytes("/responses", request)).await?;
         Ok(ResponseStream::new(response, self.max_answer_bytes))
     }
 
@@ -129,6 +137,11 @@ impl Client {
 
     fn post(&self, path: &str, body: &impl Serialize) -> reqwest::RequestBuilder {
         self.http.post(format!("{}{path}", self.base_url)).json(body)
+    }
+
+    fn post_bytes(&self, path: &str, json: Bytes) -> reqwest::RequestBuilder {
+        let request = self.http.post(format!("{}{path}", self.base_url));
+        request.header(CONTENT_TYPE, "application/json").body(json)
     }
 
     async fn send(&self, mut request: reqwest::RequestBuilder) -> Result<reqwest::Response> {

@@ -10,9 +10,9 @@ use tokio::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::answer::Answer;
-use crate::dispatch::{Reason, Route};
+use crate::dispatch::Route;
 use crate::error::{Error, Result};
-use crate::hosted_answer::{Asking, HostedAnswer};
+use crate::hosted_answer::{HostedAnswer, Wanted};
 use crate::prepare::Prepared;
 use crate::reply::Reply;
 use crate::route::{Checked, check};
@@ -51,28 +51,21 @@ async fn start(
     arrived: Instant,
     running: TaskTrackerToken,
 ) -> Result<Reply> {
-    let Checked { prepared, caller, .. } = checked;
     let state = Arc::clone(state);
-    match route {
-        Route::Local => local(state, prepared, arrived, running),
-        Route::Hosted(route) => {
-            let request = prepared.request.as_deref().ok_or(Error::Internal)?;
-            let asking = Asking {
-                route: &route,
-                request,
-                caller,
-                usage_mode: prepared.turn.stream.unwrap_or(UsageMode::AtEnd),
-                arrived,
-            };
-            let asked = HostedAnswer::start(Arc::clone(&state), asking, state.begin_answer()).await;
-            match asked {
-                // The queue was only long: what cannot be had elsewhere waits in it after all.
-                Err(error) if route.reason == Reason::Queue && error.was_not_sent() => {
-                    local(state, prepared, arrived, running)
-                }
-                asked => Ok(Reply::Hosted(Box::new(asked?))),
-            }
-        }
+    let route = match route {
+        Route::Local => return local(state, checked.prepared, arrived, running),
+        Route::Hosted(route) => route,
+    };
+    let wanted = Wanted {
+        reason: route.reason,
+        usage_mode: checked.prepared.turn.stream.unwrap_or(UsageMode::AtEnd),
+        arrived,
+    };
+    let order = checked.order(&state, &route)?;
+    let asked = HostedAnswer::start(Arc::clone(&state), order, wanted, state.begin_answer()).await;
+    match asked {
+        Err(error) if route.stays_after(&error) => local(state, checked.prepared, arrived, running),
+        asked => Ok(Reply::Hosted(Box::new(asked?))),
     }
 }
 

@@ -104,6 +104,14 @@ pub(crate) struct HostedRoute {
     pub(crate) reason: Reason,
 }
 
+impl HostedRoute {
+    /// Whether the local model answers after all, now that the hosted one could not be asked: the queue was only long,
+    /// and nothing has been sent.
+    pub(crate) fn stays_after(&self, error: &Error) -> bool {
+        self.reason == Reason::Queue && error.was_not_sent()
+    }
+}
+
 /// Why a request goes where it goes, as its answer says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reason {

@@ -138,8 +138,12 @@ pub(crate) enum NotAllowed {
 pub(crate) enum HostedFault {
     /// What may be spent is spent.
     Budget,
+    /// What may be spent is set aside for requests under way, which mostly cost less in the end.
+    Reserved,
     /// What was spent is not known, so nothing more may be.
     Ledger,
+    /// As many requests are in flight as may be.
+    Full,
     /// It is left alone for a while.
     Down { retry_after_seconds: u32 },
     /// It counted more tokens than it takes.
@@ -216,7 +220,12 @@ impl Error {
     /// Whether a hosted model was to be asked and nothing was sent to it.
     pub(crate) fn was_not_sent(&self) -> bool {
         use HostedFault as F;
-        matches!(self, Self::Hosted { fault: F::Budget | F::Ledger | F::Down { .. }, .. })
+        match self {
+            Self::Hosted { fault, .. } => {
+                matches!(fault, F::Budget | F::Reserved | F::Ledger | F::Full | F::Down { .. })
+            }
+            _ => false,
+        }
     }
 
     /// The `code` that clients and metrics see.
@@ -304,7 +313,12 @@ impl HostedFault {
         let failed = |status, code| shape(status, "api_error", code);
         match self {
             Self::Budget => limited("hosted_budget_exceeded"),
+            // About as long as an answer takes.
+            Self::Reserved => {
+                Shape { retry_after_seconds: Some(5), ..limited("hosted_budget_reserved") }
+            }
             Self::Ledger => failed(S::SERVICE_UNAVAILABLE, "hosted_ledger_unavailable"),
+            Self::Full => Shape { retry_after_seconds: Some(1), ..limited("hosted_overloaded") },
             Self::Down { retry_after_seconds } => Shape {
                 retry_after_seconds: Some(*retry_after_seconds),
                 ..failed(S::SERVICE_UNAVAILABLE, "hosted_unavailable")
@@ -340,12 +354,17 @@ impl From<hosted::Error> for Error {
         let seconds = |wait: Duration| u32::try_from(wait.as_secs().max(1)).unwrap_or(u32::MAX);
         let message = error.to_string();
         let fault = match error {
-            hosted::Error::Ledger(LedgerError::Exceeded { .. }) => HostedFault::Budget,
+            hosted::Error::Ledger(full @ LedgerError::Exceeded { .. }) => match full.may_pass() {
+                true => HostedFault::Reserved,
+                false => HostedFault::Budget,
+            },
             hosted::Error::Ledger(error) => {
                 tracing::error!(%error, "spending cannot be recorded, so nothing is spent");
                 let message = "the record of spending is not available".to_owned();
                 return Self::Hosted { fault: HostedFault::Ledger, message };
             }
+            hosted::Error::Preparation => return Self::Internal,
+            hosted::Error::Full { .. } => HostedFault::Full,
             hosted::Error::Down { retry_after, .. } => {
                 HostedFault::Down { retry_after_seconds: seconds(retry_after) }
             }
@@ -355,6 +374,7 @@ impl From<hosted::Error> for Error {
             hosted::Error::NumAnswers { .. } => {
                 HostedFault::Refused { param: Some("n".to_owned()) }
             }
+            hosted::Error::Call { param, .. } => HostedFault::Refused { param: Some(param) },
             hosted::Error::TooLong { .. } => HostedFault::TooLong,
             hosted::Error::Refused { param, .. } => HostedFault::Refused { param },
             hosted::Error::Key { .. } => HostedFault::Key,
@@ -479,7 +499,9 @@ mod tests {
             (lost.into(), 503, "api_error", "unavailable", None),
             (failed.into(), 500, "api_error", "internal", None),
             (hosted(H::Budget), 429, "rate_limit_error", "hosted_budget_exceeded", None),
+            (hosted(H::Reserved), 429, "rate_limit_error", "hosted_budget_reserved", Some("5")),
             (hosted(H::Ledger), 503, "api_error", "hosted_ledger_unavailable", None),
+            (hosted(H::Full), 429, "rate_limit_error", "hosted_overloaded", Some("1")),
             (hosted(down), 503, "api_error", "hosted_unavailable", Some("9")),
             (hosted(H::Key), 502, "api_error", "hosted_key_rejected", None),
             (hosted(H::Gone), 502, "api_error", "hosted_model_not_found", None),

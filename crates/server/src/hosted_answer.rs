@@ -6,12 +6,11 @@
 use std::sync::Arc;
 
 use harmonium_hosted::{HostedAnswer as Upstream, Order};
-use harmonium_openai::{ChatChunk, ChatRequest};
+use harmonium_openai::ChatChunk;
 use tokio::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use crate::auth::Caller;
-use crate::dispatch::{HostedRoute, Reason};
+use crate::dispatch::Reason;
 use crate::error::{Error, Result, Unavailable};
 use crate::state::AppState;
 use crate::validate::UsageMode;
@@ -23,17 +22,15 @@ pub(crate) struct HostedAnswer {
     reason: Reason,
     usage_mode: UsageMode,
     arrived: Instant,
-    /// When the last chunk came; `None` before the first.
+    /// When the last chunk with a text or a call came; `None` before the first.
     last: Option<Instant>,
     is_over: bool,
     _running: TaskTrackerToken,
 }
 
-/// What the answer is asked with.
-pub(crate) struct Asking<'a> {
-    pub(crate) route: &'a HostedRoute,
-    pub(crate) request: &'a ChatRequest,
-    pub(crate) caller: Caller,
+/// What the answer has besides what was ordered.
+pub(crate) struct Wanted {
+    pub(crate) reason: Reason,
     pub(crate) usage_mode: UsageMode,
     pub(crate) arrived: Instant,
 }
@@ -42,19 +39,13 @@ impl HostedAnswer {
     /// Asks, and returns once the first chunk is there. Errors here come before any byte of the answer.
     pub(crate) async fn start(
         state: Arc<AppState>,
-        asking: Asking<'_>,
+        order: Order<'_>,
+        wanted: Wanted,
         running: TaskTrackerToken,
     ) -> Result<Self> {
-        let Asking { route, request, caller, usage_mode, arrived } = asking;
+        let Wanted { reason, usage_mode, arrived } = wanted;
         let hosted = Arc::clone(state.hosted.as_ref().ok_or(Error::Internal)?);
-        let asked = hosted.ask(Order {
-            model: &route.model,
-            request,
-            quote: route.quote,
-            is_named: route.reason == Reason::Named,
-            reason: route.reason.as_str(),
-            caller_key: caller.key(&state.config),
-        });
+        let asked = hosted.ask(order);
         let upstream = tokio::select! {
             biased;
             () = state.abort.cancelled() => return Err(Error::Unavailable(Unavailable::Draining)),
@@ -62,7 +53,7 @@ impl HostedAnswer {
         };
         Ok(Self {
             upstream,
-            reason: route.reason,
+            reason,
             usage_mode,
             arrived,
             last: None,
@@ -84,7 +75,9 @@ impl HostedAnswer {
             };
             match next {
                 Some(Ok(chunk)) => {
-                    self.observe_latency();
+                    if chunk.choices.iter().any(|choice| choice.delta.says_something()) {
+                        self.observe_latency();
+                    }
                     if let Some(chunk) = with_usage(chunk, self.usage_mode) {
                         return Some(Ok(chunk));
                     }

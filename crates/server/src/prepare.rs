@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use axum::body::Bytes;
 use harmonium_harmony::{Conversation, min_prompt_len, render};
-use harmonium_hosted::Hosted;
+use harmonium_hosted::{Conversation as Known, Hosted, conversation, unrendered_tokens};
 use harmonium_openai::ChatRequest;
 use serde::de::DeserializeOwned;
 
+use crate::auth::Caller;
 use crate::dispatch::AUTO;
 use crate::error::{Error, FieldCode, Result};
 use crate::state::{AppState, ReadyModel};
@@ -28,14 +29,39 @@ pub(crate) struct Prepared {
     pub(crate) max_tokens: u32,
     /// The hosted model it names, if it names one.
     pub(crate) hosted_model: Option<String>,
-    /// What it came as, where there is a hosted model to translate it for.
-    pub(crate) request: Option<Box<ChatRequest>>,
+    /// What it is to a hosted model, where there is one.
+    pub(crate) leaving: Option<Leaving>,
 }
 
-/// Prepares a chat request for the model of `state`.
-pub(crate) async fn prepare(state: &Arc<AppState>, body: Bytes) -> Result<Prepared> {
+/// What the hosted leg needs of a request, computed where large requests stop nobody.
+#[derive(Debug)]
+pub(crate) struct Leaving {
+    /// As it came.
+    pub(crate) request: Arc<ChatRequest>,
+    /// What it is known again by.
+    pub(crate) conversation: Known,
+    /// Most tokens that a hosted model may see besides those of the prompt.
+    pub(crate) num_unrendered: u64,
+}
+
+impl Leaving {
+    fn new(request: &ChatRequest, caller_key: Option<&str>) -> Self {
+        Self {
+            conversation: conversation(caller_key, request),
+            num_unrendered: unrendered_tokens(request),
+            request: Arc::new(request.clone()),
+        }
+    }
+}
+
+/// Prepares a chat request of `caller` for the model of `state`.
+pub(crate) async fn prepare(
+    state: &Arc<AppState>,
+    caller: Caller,
+    body: Bytes,
+) -> Result<Prepared> {
     if body.len() <= MAX_INLINE_BYTES {
-        return prepare_now(state, &body);
+        return prepare_now(state, caller, &body);
     }
     let permits = Arc::clone(&state.large_prompts);
     let permit = permits.acquire_owned().await.expect("the semaphore is never closed");
@@ -43,7 +69,7 @@ pub(crate) async fn prepare(state: &Arc<AppState>, body: Bytes) -> Result<Prepar
     let work = move || {
         // The work goes on if the client leaves, so the permit stays with it.
         let _permit = permit;
-        prepare_now(&state, &body)
+        prepare_now(&state, caller, &body)
     };
     tokio::task::spawn_blocking(work).await.map_err(|error| {
         tracing::error!(%error, "preparing a request panicked");
@@ -51,7 +77,7 @@ pub(crate) async fn prepare(state: &Arc<AppState>, body: Bytes) -> Result<Prepar
     })?
 }
 
-fn prepare_now(state: &AppState, body: &[u8]) -> Result<Prepared> {
+fn prepare_now(state: &AppState, caller: Caller, body: &[u8]) -> Result<Prepared> {
     let request: ChatRequest = parse(body)?;
     let ready = state.routable()?;
     let hosted = state.hosted.as_deref();
@@ -59,10 +85,10 @@ fn prepare_now(state: &AppState, body: &[u8]) -> Result<Prepared> {
     let spec = ready.model.engine.spec();
     let bounds = Bounds {
         max_n: state.config.max_n,
-        vocab_size: spec.vocab_size,
+        vocab_size: hosted_model.is_none().then_some(spec.vocab_size),
         defaults: &ready.model.defaults,
     };
-    let kept = hosted.map(|_| Box::new(request.clone()));
+    let leaving = hosted.map(|_| Leaving::new(&request, caller.key(&state.config)));
     let mut turn = validate(request, &bounds)?;
     turn.conversation.date = Some(match &state.config.date {
         Some(date) => date.clone(),
@@ -73,7 +99,7 @@ fn prepare_now(state: &AppState, body: &[u8]) -> Result<Prepared> {
     }
     let prompt = render(&ready.model.tokenizer, &turn.conversation);
     let max_tokens = turn.max_tokens.unwrap_or(state.config.default_max_tokens);
-    Ok(Prepared { turn, prompt, max_tokens, hosted_model, request: kept })
+    Ok(Prepared { turn, prompt, max_tokens, hosted_model, leaving })
 }
 
 /// An early answer to books that no model takes: encoding them takes much longer than seeing that.

@@ -8,7 +8,7 @@ use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{FromRequest, Request, State};
 use axum::http::StatusCode;
-use harmonium_hosted::unrendered_tokens;
+use harmonium_hosted::{Foreseen, Order};
 use serde::Serialize;
 
 use crate::auth::Caller;
@@ -33,16 +33,16 @@ pub(crate) async fn check(state: &Arc<AppState>, request: Request) -> Result<Che
     let leave = Leave::from_headers(request.headers())?;
     let caller = *request.extensions().get::<Caller>().ok_or(Error::Internal)?;
     let body = read_body(state, request).await?;
-    let prepared = prepare(state, body).await?;
+    let prepared = prepare(state, caller, body).await?;
     Ok(Checked { prepared, caller, leave })
 }
 
 impl Checked {
     /// Records that the request's conversation must not leave, if the request says so.
     pub(crate) async fn keep(&self, state: &AppState) -> Result<()> {
-        match (self.leave, &state.hosted, &self.prepared.request) {
-            (Leave::StickyLocal, Some(hosted), Some(request)) => {
-                Ok(hosted.keep(self.caller.key(&state.config), request).await?)
+        match (self.leave, &state.hosted, &self.prepared.leaving) {
+            (Leave::StickyLocal, Some(hosted), Some(leaving)) => {
+                Ok(hosted.keep(leaving.conversation).await?)
             }
             _ => Ok(()),
         }
@@ -51,14 +51,31 @@ impl Checked {
     /// Decides who answers it.
     pub(crate) async fn route(&self, state: &AppState) -> Result<Route> {
         let route = self.decide(state, false)?;
-        match (&route, &state.hosted, &self.prepared.request) {
-            (Route::Hosted(_), Some(hosted), Some(request))
-                if hosted.is_kept(self.caller.key(&state.config), request).await? =>
+        match (&route, &state.hosted, &self.prepared.leaving) {
+            (Route::Hosted(_), Some(hosted), Some(leaving))
+                if hosted.is_kept(leaving.conversation).await? =>
             {
                 self.decide(state, true)
             }
             _ => Ok(route),
         }
+    }
+
+    /// What a hosted model is asked, or would be.
+    pub(crate) fn order<'a>(
+        &self,
+        state: &'a AppState,
+        route: &'a HostedRoute,
+    ) -> Result<Order<'a>> {
+        let leaving = self.prepared.leaving.as_ref().ok_or(Error::Internal)?;
+        Ok(Order {
+            model: &route.model,
+            request: Arc::clone(&leaving.request),
+            quote: route.quote,
+            is_named: route.reason == Reason::Named,
+            reason: route.reason.as_str(),
+            caller_key: self.caller.key(&state.config),
+        })
     }
 
     fn decide(&self, state: &AppState, is_kept: bool) -> Result<Route> {
@@ -77,7 +94,7 @@ impl Checked {
             caller_may: caller.key_index.is_none_or(|index| state.config.api_keys[index].may_host),
             num_prompt: prepared.prompt.len() as u64,
             images: prepared.turn.images.as_ref(),
-            num_unrendered: prepared.request.as_deref().map_or(0, unrendered_tokens),
+            num_unrendered: prepared.leaving.as_ref().map_or(0, |leaving| leaving.num_unrendered),
             max_tokens: prepared.turn.max_tokens,
             num_answers: prepared.turn.n,
             context_len: engine.spec().context_len,
@@ -116,48 +133,70 @@ pub(crate) struct RouteReport {
     local_context_tokens: u32,
     /// The most it can cost, in US dollars.
     estimated_cost_usd: f64,
+    /// Fields of the request that a hosted model would not be sent.
+    dropped: Vec<&'static str>,
 }
 
-/// Says who would answer a chat request, why, and what it would cost at most. Nothing is sent or generated.
+/// Says who would answer a chat request now, why, and what it would cost at most, or refuses it as the request itself
+/// would be refused. Nothing is sent or generated.
 pub(crate) async fn dry_run(
     State(state): State<Arc<AppState>>,
     request: Request,
 ) -> Result<Json<RouteReport>> {
     state.routable()?;
     let checked = check(&state, request).await?;
-    let route = checked.route(&state).await?;
-    let ready = state.routable()?;
-    let prepared = checked.prepared;
-    let prompt_tokens = prepared.prompt.len();
-    let local_context_tokens = ready.model.engine.spec().context_len;
-    Ok(Json(match route {
-        Route::Local => {
-            let room = (local_context_tokens as usize).saturating_sub(prompt_tokens);
-            let room = u32::try_from(room).unwrap_or(u32::MAX);
-            if room == 0 {
-                return Err(Error::ContextLength {
-                    prompt_len: prompt_tokens,
-                    context_len: local_context_tokens,
-                });
-            }
-            RouteReport {
-                backend: "local",
-                reason: Reason::Fits.as_str(),
-                model: ready.model.name.clone(),
-                prompt_tokens,
-                max_output_tokens: prepared.max_tokens.min(room),
-                local_context_tokens,
-                estimated_cost_usd: 0.0,
+    match checked.route(&state).await? {
+        Route::Local => local_report(&state, &checked.prepared),
+        Route::Hosted(route) => {
+            let hosted = state.hosted.as_ref().ok_or(Error::Internal)?;
+            let foreseen = hosted.foresee(checked.order(&state, &route)?).await;
+            match foreseen.map_err(Error::from) {
+                Err(error) if route.stays_after(&error) => local_report(&state, &checked.prepared),
+                foreseen => hosted_report(&state, &checked.prepared, route, foreseen?),
             }
         }
-        Route::Hosted(HostedRoute { model, quote, reason }) => RouteReport {
-            backend: "hosted",
-            reason: reason.as_str(),
-            model,
-            prompt_tokens,
-            max_output_tokens: quote.max_output,
-            local_context_tokens,
-            estimated_cost_usd: quote.estimate.as_usd(),
-        },
-    }))
+    }
+    .map(Json)
+}
+
+fn local_report(state: &AppState, prepared: &Prepared) -> Result<RouteReport> {
+    let ready = state.ready()?;
+    let prompt_tokens = prepared.prompt.len();
+    let local_context_tokens = ready.model.engine.spec().context_len;
+    let room = (local_context_tokens as usize).saturating_sub(prompt_tokens);
+    let room = u32::try_from(room).unwrap_or(u32::MAX);
+    if room == 0 {
+        return Err(Error::ContextLength {
+            prompt_len: prompt_tokens,
+            context_len: local_context_tokens,
+        });
+    }
+    Ok(RouteReport {
+        backend: "local",
+        reason: Reason::Fits.as_str(),
+        model: ready.model.name.clone(),
+        prompt_tokens,
+        max_output_tokens: prepared.max_tokens.min(room),
+        local_context_tokens,
+        estimated_cost_usd: 0.0,
+        dropped: Vec::new(),
+    })
+}
+
+fn hosted_report(
+    state: &AppState,
+    prepared: &Prepared,
+    route: HostedRoute,
+    foreseen: Foreseen,
+) -> Result<RouteReport> {
+    Ok(RouteReport {
+        backend: "hosted",
+        reason: route.reason.as_str(),
+        model: route.model,
+        prompt_tokens: prepared.prompt.len(),
+        max_output_tokens: route.quote.max_output,
+        local_context_tokens: state.routable()?.model.engine.spec().context_len,
+        estimated_cost_usd: foreseen.estimate.as_usd(),
+        dropped: foreseen.dropped,
+    })
 }

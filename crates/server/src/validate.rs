@@ -61,7 +61,8 @@ pub(crate) enum UsageMode {
 #[derive(Debug)]
 pub(crate) struct Bounds<'a> {
     pub(crate) max_n: u32,
-    pub(crate) vocab_size: u32,
+    /// Of the model that answers; `None` if that is a hosted one, which alone knows its token ids.
+    pub(crate) vocab_size: Option<u32>,
     /// Sampling where the request says nothing.
     pub(crate) defaults: &'a SamplingParams,
 }

@@ -10,8 +10,9 @@ use crate::price::Cost;
 pub enum LedgerError {
     /// A limit has no room for the request.
     #[error(
-        "no room in the budget of {scope}: {spent} of {limit} USD are spent and the request may \
-         cost {estimate} USD"
+        "no room in the budget of {scope}: {spent} of {limit} USD are {} and the request may \
+         cost {estimate} USD",
+        if *open == Cost::ZERO { "spent" } else { "spent or set aside" }
     )]
     Exceeded {
         /// The first limit without room.
@@ -20,6 +21,8 @@ pub enum LedgerError {
         spent: Cost,
         /// The limit.
         limit: Cost,
+        /// What of `spent` is set aside for requests of this process that are under way, and may become less.
+        open: Cost,
         /// The most the request can cost.
         estimate: Cost,
     },
@@ -94,4 +97,17 @@ pub enum LedgerError {
     /// The thread that owns the file has ended.
     #[error("the ledger's thread has ended")]
     Closed,
+}
+
+impl LedgerError {
+    /// Whether there may be room once the requests under way have ended: these are charged with the most they can
+    /// cost, which is mostly more than they do.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Exceeded { spent, limit, open, estimate, .. } => {
+                spent.saturating_sub(*open).saturating_add(*estimate) <= *limit
+            }
+            _ => false,
+        }
+    }
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ValueRef};
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
+use super::open::OpenCharges;
 use super::period::Periods;
 use super::schema::{self, FileId};
 use super::{Budget, Conversation, LedgerError, Scope, Spent};
@@ -20,6 +21,7 @@ pub(super) struct Store {
     path: PathBuf,
     file: Option<FileId>,
     budget: Budget,
+    open: OpenCharges,
 }
 
 impl Store {
@@ -27,7 +29,8 @@ impl Store {
     pub(super) fn open(path: &Path, budget: Budget, now: i64) -> Result<Self, LedgerError> {
         let path = schema::absolute(path)?;
         let connection = schema::open(&path, now)?;
-        Ok(Self { connection, file: schema::file_id(&path), path, budget })
+        let (file, open) = (schema::file_id(&path), OpenCharges::default());
+        Ok(Self { connection, file, path, budget, open })
     }
 
     /// What names are hashed with.
@@ -44,15 +47,11 @@ impl Store {
         model: &str,
         estimate: Cost,
     ) -> Result<i64, LedgerError> {
-        let budget = self.budget;
         let periods = Periods::at(at)?;
-        let transaction = self.begin()?;
-        for (scope, period, caller) in totals_of(&periods, caller) {
-            let spent = total(&transaction, period, caller)?;
-            let wanted = spent.saturating_add(estimate);
-            if let Some(limit) = budget.limit(scope).filter(|&limit| wanted > limit) {
-                return Err(LedgerError::Exceeded { scope, spent, limit, estimate });
-            }
+        self.check_file()?;
+        let transaction = begin(&mut self.connection)?;
+        let wanted = wanted(&transaction, self.budget, &self.open, &periods, caller, estimate)?;
+        for ((_, period, caller), wanted) in totals_of(&periods, caller).into_iter().zip(wanted) {
             set_total(&transaction, period, caller, wanted)?;
         }
         transaction.execute(
@@ -61,13 +60,35 @@ impl Store {
         )?;
         let id = transaction.last_insert_rowid();
         transaction.commit()?;
+        self.open.insert(id, periods, caller, estimate);
         Ok(id)
+    }
+
+    /// Whether [`Self::reserve`] would find room now. Nothing is recorded.
+    pub(super) fn check_room(
+        &mut self,
+        at: i64,
+        caller: &str,
+        estimate: Cost,
+    ) -> Result<(), LedgerError> {
+        self.check_file()?;
+        let periods = Periods::at(at)?;
+        wanted(&self.connection, self.budget, &self.open, &periods, caller, estimate)?;
+        storable(estimate).map(drop)
+    }
+
+    /// Nobody will settle the charge: its estimate stays for good.
+    pub(super) fn abandon(&mut self, id: i64) {
+        self.open.remove(id);
     }
 
     /// Puts what a charge did cost in the place of its estimate, in the periods in which it was
     /// reserved.
     pub(super) fn settle(&mut self, id: i64, actual: Cost) -> Result<(), LedgerError> {
-        let transaction = self.begin()?;
+        // Even if it cannot be written: then the estimate stays.
+        self.open.remove(id);
+        self.check_file()?;
+        let transaction = begin(&mut self.connection)?;
         let (at, caller, estimate): (i64, String, Cost) = transaction
             .query_row(
                 "SELECT at, caller, estimate FROM charges WHERE id = ?1 AND actual IS NULL",
@@ -99,7 +120,8 @@ impl Store {
 
     /// Records at `at` (unix seconds) that a conversation must not leave.
     pub(super) fn keep(&mut self, at: i64, conversation: &Conversation) -> Result<(), LedgerError> {
-        let transaction = self.begin()?;
+        self.check_file()?;
+        let transaction = begin(&mut self.connection)?;
         transaction.execute(
             "INSERT INTO kept (conversation, at) VALUES (?1, ?2)
              ON CONFLICT DO UPDATE SET at = excluded.at",
@@ -115,13 +137,6 @@ impl Store {
         Ok(self.connection.query_row(query, [conversation], |row| row.get(0))?)
     }
 
-    /// Takes the write lock at once, so that no other process can spend between our look at a total
-    /// and our change to it. A transaction that is dropped leaves nothing.
-    fn begin(&mut self) -> Result<Transaction<'_>, LedgerError> {
-        self.check_file()?;
-        Ok(self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?)
-    }
-
     /// A file without a name can still be written, but the next start would not find what is in it.
     fn check_file(&self) -> Result<(), LedgerError> {
         if self.file.is_some() && schema::file_id(&self.path) == self.file {
@@ -130,6 +145,40 @@ impl Store {
             Err(LedgerError::Replaced { path: self.path.clone() })
         }
     }
+}
+
+/// Takes the write lock at once, so that no other process can spend between our look at a total and our change to
+/// it. A transaction that is dropped leaves nothing.
+fn begin(connection: &mut Connection) -> rusqlite::Result<Transaction<'_>> {
+    connection.transaction_with_behavior(TransactionBehavior::Immediate)
+}
+
+/// The totals after a charge, or a limit without room for it: the first that waiting does not help against, else the
+/// first.
+fn wanted(
+    connection: &Connection,
+    budget: Budget,
+    open: &OpenCharges,
+    periods: &Periods,
+    caller: &str,
+    estimate: Cost,
+) -> Result<Vec<Cost>, LedgerError> {
+    let mut totals = Vec::new();
+    let mut passing = None;
+    for (scope, period, caller) in totals_of(periods, caller) {
+        let spent = total(connection, period, caller)?;
+        let wanted = spent.saturating_add(estimate);
+        totals.push(wanted);
+        if let Some(limit) = budget.limit(scope).filter(|&limit| wanted > limit) {
+            let open = open.sum(period, caller);
+            let full = LedgerError::Exceeded { scope, spent, limit, open, estimate };
+            if !full.may_pass() {
+                return Err(full);
+            }
+            passing.get_or_insert(full);
+        }
+    }
+    passing.map_or(Ok(totals), Err)
 }
 
 impl FromSql for Cost {

@@ -13,6 +13,10 @@ pub(super) type Reply<T> = oneshot::Sender<Result<T, LedgerError>>;
 pub(super) enum Request {
     /// Record an open charge; the answer is its id.
     Reserve { caller: String, model: String, estimate: Cost, reply: Reply<i64> },
+    /// Say whether there is room for a charge now.
+    CheckRoom { caller: String, estimate: Cost, reply: Reply<()> },
+    /// Know that nobody will settle a charge.
+    Abandon { id: i64 },
     /// Replace a charge's estimate. Without `reply` nobody waits, and a failure is logged.
     Settle { id: i64, actual: Cost, reply: Option<Reply<()>> },
     /// Record that a conversation must not leave.
@@ -34,6 +38,10 @@ pub(super) fn run(mut store: Store, clock: &Clock, mut requests: mpsc::Unbounded
                     log_failure(id, store.settle(id, Cost::ZERO));
                 }
             }
+            Request::CheckRoom { caller, estimate, reply } => {
+                let _ = reply.send(store.check_room(clock(), &caller, estimate));
+            }
+            Request::Abandon { id } => store.abandon(id),
             Request::Settle { id, actual, reply } => {
                 let answer = store.settle(id, actual);
                 let unheard = match reply {

@@ -21,9 +21,18 @@ pub(super) struct Reader {
     object: Arc<str>,
     /// Whether a chunk has said who speaks.
     has_role: bool,
-    /// Place of each call among the answer's items, to its number among the calls.
-    calls: BTreeMap<u32, u32>,
+    /// Whether there has been any text.
+    has_text: bool,
+    /// The calls by their places among the answer's items.
+    calls: BTreeMap<u32, Call>,
     is_over: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Call {
+    /// Its number among the calls.
+    index: u32,
+    has_arguments: bool,
 }
 
 impl Default for Reader {
@@ -34,6 +43,7 @@ impl Default for Reader {
             model: "".into(),
             object: "chat.completion.chunk".into(),
             has_role: false,
+            has_text: false,
             calls: BTreeMap::new(),
             is_over: false,
         }
@@ -55,18 +65,27 @@ impl Reader {
                 return Ok(Vec::new());
             }
             ResponseEvent::Text { delta, logprobs } => {
+                self.has_text = true;
                 let logprobs = (!logprobs.is_empty())
                     .then_some(ChoiceLogprobs { content: Some(logprobs), refusal: None });
                 let delta = Delta { content: Some(delta), ..Delta::default() };
                 return Ok(vec![self.chunk(delta, None, logprobs)]);
             }
+            // Some servers do not stream what is short.
+            ResponseEvent::TextDone { text } if !self.has_text => {
+                Delta { content: Some(text), ..Delta::default() }
+            }
+            ResponseEvent::ItemDone {
+                output_index,
+                item: OutputItem::FunctionCall { call_id, name, arguments },
+            } => return Ok(self.call_done(output_index, call_id, name, arguments)),
             ResponseEvent::Refusal { delta } => Delta { refusal: Some(delta), ..Delta::default() },
             ResponseEvent::Reasoning { delta } => {
                 Delta { reasoning: Some(delta), ..Delta::default() }
             }
             ResponseEvent::ItemAdded {
                 output_index,
-                item: OutputItem::FunctionCall { call_id, name },
+                item: OutputItem::FunctionCall { call_id, name, .. },
             } => self.call(output_index, call_id, name),
             ResponseEvent::Arguments { output_index, delta } => {
                 match self.arguments(output_index, delta) {
@@ -93,9 +112,13 @@ impl Reader {
                 return Err(error(response.error.unwrap_or_default()));
             }
             ResponseEvent::Error(report) => return Err(error(report)),
-            // The model is at work: reasoning may take longer than anybody waits for a first word.
+            // The model is at work: reasoning may take longer than anybody waits for a first word. It is what the first
+            // chunk of a chat answer says, too, which has the role and no text.
             ResponseEvent::ItemAdded { .. } if !self.has_role => Delta::default(),
-            ResponseEvent::ItemAdded { .. } | ResponseEvent::Other => return Ok(Vec::new()),
+            ResponseEvent::ItemAdded { .. }
+            | ResponseEvent::TextDone { .. }
+            | ResponseEvent::ItemDone { .. }
+            | ResponseEvent::Other => return Ok(Vec::new()),
         };
         Ok(vec![self.chunk(delta, None, None)])
     }
@@ -110,7 +133,8 @@ impl Reader {
     fn call(&mut self, output_index: u32, call_id: String, name: String) -> Delta {
         // Bounded by the answer's bytes.
         let index = u32::try_from(self.calls.len()).unwrap_or(u32::MAX);
-        let index = *self.calls.entry(output_index).or_insert(index);
+        let call = Call { index, has_arguments: false };
+        let index = self.calls.entry(output_index).or_insert(call).index;
         let function = FunctionDelta { name: Some(name), arguments: Some(String::new()) };
         tool_call(ToolCallDelta {
             index,
@@ -121,10 +145,27 @@ impl Reader {
     }
 
     /// More arguments of a call; nothing if there is no such call.
-    fn arguments(&self, output_index: u32, arguments: String) -> Option<Delta> {
-        let index = *self.calls.get(&output_index)?;
+    fn arguments(&mut self, output_index: u32, arguments: String) -> Option<Delta> {
+        let call = self.calls.get_mut(&output_index)?;
+        call.has_arguments = true;
+        let index = call.index;
         let function = FunctionDelta { name: None, arguments: Some(arguments) };
         Some(tool_call(ToolCallDelta { index, function: Some(function), ..Default::default() }))
+    }
+
+    /// What of a complete call has not come before.
+    fn call_done(
+        &mut self,
+        output_index: u32,
+        call_id: String,
+        name: String,
+        arguments: String,
+    ) -> Vec<ChatChunk> {
+        let known = self.calls.get(&output_index).copied();
+        let head = known.is_none().then(|| self.call(output_index, call_id, name));
+        let has_arguments = known.is_some_and(|call| call.has_arguments) || arguments.is_empty();
+        let rest = (!has_arguments).then(|| self.arguments(output_index, arguments)).flatten();
+        head.into_iter().chain(rest).map(|delta| self.chunk(delta, None, None)).collect()
     }
 
     /// The reason of the end, and the usage.
@@ -273,6 +314,38 @@ mod tests {
             .collect();
         assert_eq!(calls, [("call_f", "{\"a\":1}"), ("call_g", "{}")]);
         assert_eq!(answer.choices[0].finish_reason, Some(FinishReason::ToolCalls));
+    }
+
+    #[test]
+    fn what_comes_only_when_it_is_complete_is_not_lost_and_nothing_comes_twice() {
+        let item = |kind: &str, output_index: u32, name: &str, arguments: &str| {
+            json!({"type": format!("response.output_item.{kind}"), "output_index": output_index,
+                "item": {"type": "function_call", "call_id": format!("call_{name}"),
+                    "name": name, "arguments": arguments}})
+        };
+        let delta = json!({"type": "response.function_call_arguments.delta",
+            "output_index": 2, "delta": "{}"});
+        let text = |text: &str| json!({"type": "response.output_text.done", "text": text});
+        let answer = whole(&[
+            created(),
+            text("Hi."),
+            item("added", 0, "f", ""),
+            item("done", 0, "f", "{\"a\":1}"),
+            item("done", 1, "g", "{\"b\":2}"),
+            item("added", 2, "h", ""),
+            delta,
+            item("done", 2, "h", "{}"),
+            ended("response.completed", json!({})),
+        ]);
+        let message = &answer.choices[0].message;
+        assert_eq!(message.content.as_deref(), Some("Hi."));
+        let calls = message.tool_calls.iter().flatten().map(|call| call.function.as_ref().unwrap());
+        let calls: Vec<_> =
+            calls.map(|call| (call.name.as_str(), call.arguments.as_str())).collect();
+        assert_eq!(calls, [("f", "{\"a\":1}"), ("g", "{\"b\":2}"), ("h", "{}")]);
+        let streamed = json!({"type": "response.output_text.delta", "delta": "Hi."});
+        let answer = whole(&[streamed, text("Hi."), ended("response.completed", json!({}))]);
+        assert_eq!(answer.choices[0].message.content.as_deref(), Some("Hi."));
     }
 
     #[test]

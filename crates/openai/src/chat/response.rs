@@ -146,6 +146,17 @@ pub struct Delta {
     pub tool_calls: Option<Vec<ToolCallDelta>>,
 }
 
+impl Delta {
+    /// Whether there is any text or call in it: the first chunk of a stream may have just the role.
+    pub fn says_something(&self) -> bool {
+        let Self { role: _, content, refusal, reasoning, reasoning_content, tool_calls } = self;
+        [content, refusal, reasoning, reasoning_content]
+            .into_iter()
+            .any(|text| text.as_ref().is_some_and(|text| !text.is_empty()))
+            || tool_calls.as_ref().is_some_and(|calls| !calls.is_empty())
+    }
+}
+
 /// A fragment of one tool call. The first of a call carries id, type and name.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ToolCallDelta {

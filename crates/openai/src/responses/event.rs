@@ -32,6 +32,22 @@ pub enum ResponseEvent {
         #[serde(default)]
         logprobs: Vec<TokenLogprob>,
     },
+    /// A text is complete.
+    #[serde(rename = "response.output_text.done")]
+    TextDone {
+        /// All of it.
+        #[serde(default)]
+        text: String,
+    },
+    /// An item of the answer is complete.
+    #[serde(rename = "response.output_item.done")]
+    ItemDone {
+        /// Its place in the answer.
+        #[serde(default)]
+        output_index: u32,
+        /// The whole item.
+        item: OutputItem,
+    },
     /// More of a refusal.
     #[serde(rename = "response.refusal.delta")]
     Refusal {
@@ -130,6 +146,9 @@ pub enum OutputItem {
         call_id: String,
         /// The function.
         name: String,
+        /// Its arguments: empty where the item begins, mostly.
+        #[serde(default)]
+        arguments: String,
     },
     /// A message, reasoning, or something that only a server's own tools make.
     #[serde(other)]

@@ -33,6 +33,7 @@ fn with(change: impl FnOnce(&mut HostedModel)) -> (Hosted, tempfile::TempDir) {
         budget: Budget::default(),
         ledger: dir.path().join("ledger.db"),
         redact: Vec::new(),
+        max_in_flight: 1,
         timeouts: Timeouts { connect: second, first_chunk: second, between_chunks: second },
         max_attempts: 1,
         breaker: BreakerConfig { max_failures: 1, cooldown: second },

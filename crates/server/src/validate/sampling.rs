@@ -55,17 +55,21 @@ fn float(param: &str, value: Option<f64>, range: Range) -> Result<Option<f32>> {
     Err(Error::field(param, FieldCode::Value, format!("{value} is not {bounds}")))
 }
 
-fn logit_bias(request: &ChatRequest, vocab_size: u32) -> Result<Option<Vec<(TokenId, f32)>>> {
+fn logit_bias(
+    request: &ChatRequest,
+    vocab_size: Option<u32>,
+) -> Result<Option<Vec<(TokenId, f32)>>> {
     let Some(biases) = &request.logit_bias else { return Ok(None) };
     let wrong = |problem| Error::field("logit_bias", FieldCode::Value, problem);
     if biases.len() > MAX_BIASES {
         return Err(wrong(format!("{} tokens are more than {MAX_BIASES}", biases.len())));
     }
     let bias = |(key, &bias): (&String, &f64)| {
-        let token =
-            key.parse().ok().filter(|token| *token < vocab_size).ok_or_else(|| {
-                wrong(format!("key {key:?} is not a token id below {vocab_size}"))
-            })?;
+        let is_known = |token: &TokenId| vocab_size.is_none_or(|size| *token < size);
+        let token = key.parse().ok().filter(is_known).ok_or_else(|| {
+            let below = vocab_size.map_or_else(String::new, |size| format!(" below {size}"));
+            wrong(format!("key {key:?} is not a token id{below}"))
+        })?;
         let range = Range { min: -100.0, max: 100.0, is_open: false };
         let bias = float(&format!("logit_bias.{token}"), Some(bias), range)?;
         Ok((token, bias.unwrap_or_default()))

@@ -12,7 +12,7 @@ fn with(fields: Value) -> Result<Turn, Error> {
     let mut request = json!({"messages": [{"role": "user", "content": "hi"}]});
     request.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
     let defaults = SamplingParams { top_k: 40, temperature: 0.5, ..SamplingParams::default() };
-    let bounds = Bounds { max_n: 4, vocab_size: 300, defaults: &defaults };
+    let bounds = Bounds { max_n: 4, vocab_size: Some(300), defaults: &defaults };
     validate(serde_json::from_value(request).unwrap(), &bounds)
 }
 

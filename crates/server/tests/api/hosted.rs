@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::http::{Request, header};
 use harmonium_engine::EngineConfig;
+use harmonium_engine::fake::FakeExecutor;
 use harmonium_hosted::{
     BreakerConfig, Budget, Cost, Hosted, HostedConfig, HostedModel, Price, Secret, Timeouts, Wire,
 };
@@ -42,6 +43,16 @@ impl Leg {
         server: ServerConfig,
         change: impl FnOnce(&mut HostedConfig),
     ) -> Self {
+        Self::over(says(PARIS), script, server, change).await
+    }
+
+    /// Over another local model than the one that says Paris.
+    pub(crate) async fn over(
+        executor: FakeExecutor,
+        script: impl Fn(usize) -> Act + Send + Sync + 'static,
+        server: ServerConfig,
+        change: impl FnOnce(&mut HostedConfig),
+    ) -> Self {
         secrecy::watch_log();
         let upstream = Upstream::start(script).await;
         let ledger = tempfile::tempdir().unwrap();
@@ -63,6 +74,7 @@ impl Leg {
             budget: Budget::default(),
             ledger: ledger.path().join("ledger.db"),
             redact: Vec::new(),
+            max_in_flight: 1_000,
             timeouts: Timeouts {
                 connect: PATIENCE,
                 first_chunk: PATIENCE,
@@ -74,7 +86,7 @@ impl Leg {
         change(&mut hosted);
         let hosted = Arc::new(Hosted::start(hosted).unwrap());
         let engine = EngineConfig::default();
-        let fixture = Fixture::hosted(says(PARIS), server, engine, Some(Arc::clone(&hosted)));
+        let fixture = Fixture::hosted(executor, server, engine, Some(Arc::clone(&hosted)));
         Self { fixture, upstream, hosted, _ledger: ledger }
     }
 
@@ -231,14 +243,40 @@ async fn a_hosted_model_stands_in_for_a_failed_engine_if_the_operator_says_so() 
 #[tokio::test]
 async fn a_hosted_model_can_be_named() {
     let leg = Leg::start(|_| far_away()).await;
-    let answer = leg.fixture.hi(json!({"model": "big", "logit_bias": {"5": 1}})).await;
+    // The ids are its own, of which it has more than the local model.
+    let bias = json!({"logit_bias": {"5": 1, "200000": -1}});
+    let mut named = bias.clone();
+    named["model"] = json!("big");
+    let answer = leg.fixture.hi(named).await;
     assert_eq!(header(&answer, "x-harmonium-reason"), "named");
-    assert_eq!(leg.upstream.seen()[0].body["logit_bias"], json!({"5": 1.0}));
+    assert_eq!(leg.upstream.seen()[0].body["logit_bias"], json!({"5": 1.0, "200000": -1.0}));
+    assert_eq!(code(&leg.fixture.hi(bias).await), (400, "invalid_value"));
+    let wrong = json!({"model": "big", "logit_bias": {"word": 1}});
+    assert_eq!(leg.fixture.hi(wrong).await.body["error"]["param"], "logit_bias");
     let models = leg.fixture.get("/v1/models").await.body;
     let big = &models["data"][2];
     assert_eq!((&big["id"], &big["backend"]), (&json!("big"), &json!("hosted")));
     assert_eq!(big["pricing"], json!({"input": 0.4, "cached_input": 0.1, "output": 1.6}));
     assert_eq!(&leg.fixture.get("/v1/models/big").await.body, big);
+}
+
+#[tokio::test]
+async fn a_result_goes_with_the_id_of_its_call_or_not_at_all() {
+    let leg = Leg::start(|_| far_away()).await;
+    let call = |id: &str| json!({"id": id, "type": "function", "function": {"name": "f", "arguments": "{}"}});
+    let result = json!({"role": "tool", "name": "f", "content": "1"});
+    let with_calls = |calls: Value| {
+        let asks = json!({"role": "assistant", "content": null, "tool_calls": calls});
+        let mut body = long(json!({}));
+        body["messages"].as_array_mut().unwrap().extend([asks, result.clone()]);
+        body
+    };
+    assert_eq!(leg.fixture.chat(&with_calls(json!([call("a")]))).await.status, 200);
+    assert_eq!(leg.upstream.seen()[0].body["messages"][2]["tool_call_id"], "a");
+    let refused = leg.fixture.chat(&with_calls(json!([call("a"), call("b")]))).await;
+    assert_eq!(code(&refused), (400, "hosted_refused"));
+    assert_eq!(refused.body["error"]["param"], "messages[2].tool_call_id");
+    assert_eq!(leg.upstream.seen().len(), 1);
 }
 
 #[tokio::test]

@@ -33,6 +33,12 @@ async fn check(act: Act, status: u16, code: &str) -> String {
     format!("{:?} {}", answer.headers, answer.body)
 }
 
+/// An error that comes as an event, and shows the key.
+fn error_event(code: &str) -> Act {
+    let error = json!({"error": {"message": format!("oops {KEY}"), "code": code}});
+    Act::Say(events(&[error.to_string()]))
+}
+
 #[tokio::test]
 async fn refusals_become_answers_that_tell_whose_fault_it_is() {
     for (act, status, code) in [
@@ -44,7 +50,11 @@ async fn refusals_become_answers_that_tell_whose_fault_it_is() {
         (error(403, "unsupported_country", "no", ""), 502, "hosted_key_rejected"),
         (error(404, "model_not_found", "gone", ""), 502, "hosted_model_not_found"),
         (error(400, "context_length_exceeded", "too long", ""), 400, "context_length_exceeded"),
-        (error(400, "invalid_value", "bad field", ""), 400, "hosted_refused"),
+        (error(400, "invalid_value", &format!("bad {KEY}"), ""), 400, "hosted_refused"),
+        (error_event("insufficient_quota"), 429, "hosted_quota_exceeded"),
+        (error_event("context_length_exceeded"), 400, "context_length_exceeded"),
+        (error_event("invalid_prompt"), 400, "hosted_refused"),
+        (error_event("server_error"), 502, "hosted_failed"),
         (error(429, "insufficient_quota", "pay", ""), 429, "hosted_quota_exceeded"),
         (
             error(429, "rate_limit_exceeded", "Request too large for big", ""),

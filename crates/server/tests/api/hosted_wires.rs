@@ -1,5 +1,7 @@
 //! What differs from model to model: the protocol, images, reasoning, the day it ends.
 
+use axum::body::Body;
+use axum::http::Request;
 use harmonium_hosted::{Hosted, HostedConfig, Wire};
 use harmonium_server::{ServerConfig, Triggers};
 use http_body_util::BodyExt;
@@ -94,6 +96,52 @@ async fn a_response_that_breaks_off_keeps_what_came() {
     let frames = frames(&bytes.unwrap().unwrap().to_bytes());
     assert_eq!(content(&frames, 0), "Far ");
     assert_eq!(frames.last().unwrap()["error"]["code"], "hosted_failed");
+}
+
+#[tokio::test]
+async fn the_first_token_is_a_word_and_not_the_news_that_there_will_be_one() {
+    let item = json!({"type": "response.output_item.added", "item": {"type": "reasoning"}});
+    let script = events(&[created(), item.to_string()]);
+    let leg = Leg::with(move |_| Act::Hold(script.clone()), config(), responses).await;
+    // The status comes with it, so that nobody waits in the dark for a model that reasons.
+    let answer = leg.fixture.send(post(long(json!({"stream": true})).to_string())).await;
+    assert_eq!(answer.status(), 200);
+    let frame = tokio::time::timeout(PATIENCE, answer.into_body().frame()).await.unwrap();
+    let frames = frames(&frame.unwrap().unwrap().into_data().unwrap());
+    assert_eq!(frames[0]["choices"][0]["delta"], json!({"role": "assistant"}));
+    let metrics = leg.fixture.get("/metrics").await.body;
+    let count = "harmonium_time_to_first_token_seconds_count 0";
+    assert!(metrics.as_str().unwrap().contains(count), "{metrics}");
+}
+
+#[tokio::test]
+async fn an_answer_of_fewer_tokens_than_the_protocol_has_is_raised_to_them() {
+    let leg = Leg::with(|_| far_response(), config(), responses).await;
+    let answer = leg.long(json!({"max_completion_tokens": 1})).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(header(&answer, "x-harmonium-dropped"), "max_completion_tokens");
+    assert_eq!(leg.upstream.seen()[0].body["max_output_tokens"], 16);
+}
+
+#[tokio::test]
+async fn a_prompt_that_leaves_less_than_the_protocol_has_is_too_long() {
+    let num_prompt = {
+        let leg = Leg::with(|_| far_response(), config(), responses).await;
+        let request = Request::post("/v1/route").body(Body::from(long(json!({})).to_string()));
+        leg.fixture.ask(request.unwrap()).await.body["prompt_tokens"].as_u64().unwrap()
+    };
+    for (room, status) in [(16, 200), (15, 400)] {
+        let leg = Leg::with(
+            |_| far_response(),
+            config(),
+            |hosted| {
+                responses(hosted);
+                hosted.models[0].context = num_prompt + room;
+            },
+        )
+        .await;
+        assert_eq!(leg.long(json!({})).await.status, status, "{room}");
+    }
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ mod errors;
 mod hosted;
 mod hosted_budget;
 mod hosted_faults;
+mod hosted_route;
 mod hosted_wires;
 mod routes;
 mod secrecy;

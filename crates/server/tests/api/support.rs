@@ -8,7 +8,7 @@ use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, Request, StatusCode};
 use axum::response::Response;
 use harmonium_engine::fake::{FakeExecutor, spec};
-use harmonium_engine::{EngineConfig, Handle, SamplingParams, start};
+use harmonium_engine::{EngineConfig, ExecutorSpec, Handle, SamplingParams, start};
 use harmonium_harmony::Tokenizer;
 use harmonium_hosted::Hosted;
 use harmonium_openai::sse::{Decoder, Limits};
@@ -118,10 +118,15 @@ pub(crate) fn babbles() -> FakeExecutor {
 
 /// A model that answers one `a` each time the gate is opened, and ends when it is dropped.
 pub(crate) fn waits() -> (FakeExecutor, SyncSender<()>) {
+    waits_with(spec())
+}
+
+/// The same within other bounds.
+pub(crate) fn waits_with(spec: ExecutorSpec) -> (FakeExecutor, SyncSender<()>) {
     let (gate, opened) = sync_channel(64);
     let opened = Mutex::new(opened);
     let header = tokens(FINAL);
-    let executor = FakeExecutor::new(spec()).with_script(move |seen| {
+    let executor = FakeExecutor::new(spec).with_script(move |seen| {
         if let Some(&token) = header.get(num_said(seen)) {
             return token;
         }

@@ -20,7 +20,7 @@ const SCOPES: [Scope; 4] = [Scope::Day, Scope::Month, Scope::KeyDay, Scope::KeyM
 /// The limit that refused: its scope, what was spent, itself and the estimate.
 fn refusal(result: Result<Reservation, LedgerError>) -> (Scope, [u64; 3]) {
     match result {
-        Err(LedgerError::Exceeded { scope, spent, limit, estimate }) => {
+        Err(LedgerError::Exceeded { scope, spent, limit, estimate, .. }) => {
             (scope, [spent, limit, estimate].map(Cost::as_picos))
         }
         other => panic!("no limit refused: {other:?}"),
@@ -147,6 +147,7 @@ fn a_refusal_says_what_and_how_much() {
         scope: Scope::KeyDay,
         spent: Cost::from_usd(0.95).unwrap(),
         limit: Cost::from_usd(1.0).unwrap(),
+        open: Cost::ZERO,
         estimate: Cost::from_usd(0.052429).unwrap(),
     };
     assert_eq!(
@@ -154,4 +155,43 @@ fn a_refusal_says_what_and_how_much() {
         "no room in the budget of this key's day: 0.950000 of 1.000000 USD are spent and the \
          request may cost 0.052429 USD"
     );
+}
+
+#[tokio::test]
+async fn money_that_is_only_set_aside_may_come_back() {
+    for scope in SCOPES {
+        let fixture = Fixture::new(budget(scope, 10));
+        let may_pass = async |picos| {
+            let foreseen = fixture.ledger.check_room("alice", cost(picos)).await.unwrap_err();
+            let error = fixture.reserve("alice", picos).await.unwrap_err();
+            assert_eq!(foreseen.to_string(), error.to_string());
+            error.may_pass()
+        };
+        fixture.reserve("alice", 4).await.unwrap().settle(cost(4)).await.unwrap();
+        let open = fixture.reserve("alice", 5).await.unwrap();
+        assert!(may_pass(2).await, "{scope}");
+        assert!(may_pass(6).await, "{scope}");
+        // More than is left when all has come back.
+        assert!(!may_pass(7).await, "{scope}");
+        // Given up, it stays charged.
+        drop(open);
+        assert!(!may_pass(2).await, "{scope}");
+    }
+}
+
+#[tokio::test]
+async fn a_limit_that_is_spent_says_more_than_one_that_may_pass() {
+    let fixture = Fixture::new(Budget { day: Some(cost(10)), key_day: Some(cost(5)), ..NO_LIMIT });
+    fixture.reserve("alice", 5).await.unwrap().settle(cost(5)).await.unwrap();
+    let _open = fixture.reserve("bob", 5).await.unwrap();
+    assert_eq!(refusal(fixture.reserve("carol", 1).await), (Scope::Day, [10, 10, 1]));
+    assert_eq!(refusal(fixture.reserve("alice", 1).await), (Scope::KeyDay, [5, 5, 1]));
+}
+
+#[tokio::test]
+async fn what_another_process_set_aside_counts_as_spent() {
+    let fixture = Fixture::new(budget(Scope::Day, 10));
+    let other = open(&fixture.path(), budget(Scope::Day, 10), &fixture.clock).unwrap();
+    let _open = other.reserve("alice", "model", cost(10)).await.unwrap();
+    assert!(!fixture.reserve("alice", 1).await.unwrap_err().may_pass());
 }
