@@ -67,6 +67,11 @@ class Gen:
         """A word of one to three random tokens, which only copying can give back: no token makes the next likely."""
         return "".join(self.one(PIECES) for _ in range(self.one([1, 2, 2, 2, 3, 3])))
 
+    def word(self):
+        """A word for a text that is to be quoted: one token with its space, a capitalized one, or pieces."""
+        x = self.rng.random()
+        return self.one(SPACED) if x < 0.45 else self.one(CAPITALIZED) if x < 0.65 else self.pieces()
+
     def name(self):
         if not self.eval and self.chance(0.3):
             return " ".join(self.pieces().capitalize() for _ in range(self.one([1, 1, 2])))
@@ -121,7 +126,11 @@ class Gen:
 
 VOWELS, CONSONANTS = list("aeiouaeiouy"), list("bcdfghjklmnpqrstvwxzbdfgklmnprst")
 with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "tokenizer.json"), encoding="utf-8") as _f:
-    PIECES = sorted(t for t in json.load(_f)["model"]["vocab"] if len(t) > 1 and t.isascii() and t.isalpha() and t.islower())
+    _vocab = json.load(_f)["model"]["vocab"]
+    PIECES = sorted(t for t in _vocab if len(t) > 1 and t.isascii() and t.isalpha() and t.islower())
+    # Tokens that no made-up word of pieces holds: whole words behind a space, and words that begin a sentence.
+    SPACED = sorted(t[1:] for t in _vocab if len(t) > 3 and t[0] == "Ġ" and t[1:].isascii() and t[1:].isalpha() and t[1:].islower())
+    CAPITALIZED = sorted(t for t in _vocab if len(t) > 1 and t.isascii() and t.isalpha() and t[0].isupper() and t[1:].islower())
 ALL_WORDS = []  # filled at the end of this file with the words of all its texts
 
 
@@ -371,9 +380,11 @@ ASIDES = " today| yesterday| last week| in May| on Monday| this year| at last| a
 
 def introduce(g, text):
     """In training often with what somebody is before the name, and with asides: neither is part of a field."""
-    if not g.eval and text.startswith("{n}") and g.chance(0.3):
-        word = g.one(RELATIONS) if g.chance(0.4) else g.pieces() if g.chance(0.6) else g.one(PLAIN)
-        text = g.one("My |Our |The |Your |His |Her ") + word + " " + text
+    if not g.eval and text.startswith("{n}") and g.chance(0.4):
+        text = g.one("My |Our |The |Your |His |Her ") + "{r} " + text
+    if "{r}" in text:
+        word = g.one(RELATIONS) if g.chance(0.25) else g.pieces() + g.one(["", g.pieces()]) if g.chance(0.6) else g.one(PLAIN)
+        text = text.replace("{r}", word.lower())
     if not g.eval and g.chance(0.2):
         at = [i for i in range(len(text)) if text[i] == " " and text[i - 1].isalpha()]
         if at:
@@ -472,6 +483,20 @@ TOOLS = [
     ("birthday", "get_birthday|birthday_of|find_birthday|lookup_birthday|birthday|getBirthday|birth_date|date_of_birth|birthday_lookup|when_born|fetch_birthday|check_birthday", "Get the birthday of a person|Birthday lookup|Returns the date of birth|Find somebody's birthday|Birthdays by name|Date of birth search", "name", "name|person|who|friend|full_name|contact",
      "When is the birthday of {v}?|When was {v} born?|Birthday of {v}?|Find {v}'s birthday.|What is {v}'s date of birth?|On which day does {v} celebrate a birthday?|Tell me {v}'s birthday.|Look up the birthday of {v}.|birthday {v}|I forgot {v}'s birthday. When is it?|When is {v}'s birthday?|Get the birth date of {v}."),
 ]
+# How documentation and tutorials describe such parameters, for training only.
+USUAL_TEXT = {
+    "city": "The city|City name|The name of the city|The city name|The city and state|The city and state, e.g. San Francisco, CA|City and country|City and country, e.g. Paris, France|City and country e.g. Bogota, Colombia|The location|The location to look up|The city to look up|Name of a city|City, e.g. Berlin|The place|The place to search|Location name|The city or town|A city name|The destination|The destination city|Name of the location",
+    "name": "The name|Name|Full name|The full name|The user's name|The name of the user|The name of the person|Name of the contact|First and last name|The person to look up|The username|The user name|Who to contact|The recipient|Name of the recipient|A person's name",
+    "number": "The number|Number|A number|The value|The amount|The order number|The order id|The ID of the order|Number of minutes|The duration in minutes|Minutes|The temperature in degrees|The number of sides|Level from 0 to 100|The level|The input number|An integer|The target value",
+}
+USUAL_FUNCTION = {
+    "weather": "Get the current weather in a given location|Get current weather|Get the weather|Get the weather for a city|Get current temperature for a given location|Get the current weather for a city|Returns the current weather|Retrieves the current weather for the given city|Gets the weather at a location|Fetch the weather|Get weather information for a city",
+    "time": "Get the current time in a city|Get the current time|Returns the local time of a city|Get the time in a given location|Get current local time for a place",
+    "restaurants": "Search for restaurants in a city|Find restaurants near a location|Search restaurants in a given city", "hotel": "Book a hotel room in a city|Make a hotel reservation in a given city", "population": "Get the population of a given city|Returns how many people live in a city",
+    "user": "Look up a user by their name|Get a user by name|Get information about a user", "greeting": "Send a greeting to a user|Send a greeting message to a person", "phone": "Get the phone number of a contact|Look up a phone number by name", "email": "Get the email address of a user|Look up a contact's email address",
+    "timer": "Set a timer for a number of minutes|Set a kitchen timer|Start a countdown timer", "dice": "Roll a die with the given number of sides|Roll dice", "temperature": "Set the thermostat to a temperature|Set the temperature of a room", "square": "Compute the square of a number|Returns the square of a number",
+    "convert": "Convert kilometers to miles|Convert a distance in kilometers to miles", "volume": "Set the volume of the speaker|Set the speaker volume to a level", "order": "Get the status of an order|Get the delivery status of an order|Look up an order by its number", "flights": "Search for flights to a city|Find flights to a given destination", "birthday": "Get the birthday of a person|Look up when a person was born",
+}
 VALUE_TEXT = {
     "city": "The city|City name|Name of the city|The town, e.g. Oslo|A place|Where to look".split("|"),
     "name": "The name|The person's name|Name of the person|Full name|Who it is|The name to use".split("|"),
@@ -493,7 +518,7 @@ def function_name(g, noun):
     """A name in one of the styles people use: snake or camel case, a verb before, a word behind."""
     parts = ([g.pick(VERBS)] if g.chance(0.75) else []) + [noun] + ([g.pick(ENDS)] if g.chance(0.3) else [])
     words = "_".join(parts).split("_")
-    return words[0] + "".join(w[:1].upper() + w[1:] for w in words[1:]) if g.chance(0.2) else "_".join(words)
+    return words[0] + "".join(w[:1].upper() + w[1:] for w in words[1:]) if g.chance(0.2 if g.eval else 0.4) else "_".join(words)
 
 
 def made_tool(g):
@@ -514,12 +539,12 @@ def any_param(g):
 
 def known_tool(g, entry):
     tag, names, texts, kind, params, questions = entry
-    name = g.pick(names) if g.eval or g.chance(0.65) else function_name(g, g.one([tag, g.pick(names)]))
-    return {"tag": tag, "kind": kind, "name": name, "text": g.pick(texts), "param": g.pick(params) if g.eval or g.chance(0.7) else any_param(g), "questions": questions.split("|"), "noun": tag}
+    name = g.pick(names) if g.eval or g.chance(0.5) else function_name(g, g.one([tag, g.pick(names)]))
+    return {"tag": tag, "kind": kind, "name": name, "text": g.one(USUAL_FUNCTION[tag]) if not g.eval and g.chance(0.35) else g.pick(texts), "param": g.pick(params) if g.eval or g.chance(0.7) else any_param(g), "questions": questions.split("|"), "noun": tag}
 
 
 def some_words(g, most):
-    return " ".join(g.one(PLAIN) if g.chance(0.6) else g.pieces() for _ in range(g.rng.randint(1, most)))
+    return " ".join(g.one(PLAIN) if g.chance(0.4) else g.word() for _ in range(g.rng.randint(1, most)))
 
 
 def vary(g, text):
@@ -530,9 +555,14 @@ def vary(g, text):
 
 
 def value_text(g, kind):
-    if g.eval or not g.chance(0.3):
+    if g.eval:
         return g.pick(VALUE_TEXT[kind])
-    return g.one("The |The |A |Some |") + some_words(g, 4)
+    x = g.rng.random()
+    text = g.one(USUAL_TEXT[kind]) if x < 0.4 else g.pick(VALUE_TEXT[kind]) if x < 0.7 else g.one(["The ", "The ", "A ", "Some ", "", g.one(CAPITALIZED) + " "]) + some_words(g, 4)
+    if g.chance(0.12):
+        text += f"{g.one([', e.g. ', ' (e.g. ', ', for example ', ' such as ', ' like '])}{tool_value(g, kind)}" + (f", {g.city()}" if g.chance(0.3) else "")
+        text += ")" * (text.count("(") - text.count(")"))
+    return text + ("." if g.chance(0.4) else "")
 
 
 def make_tools(g):
@@ -556,7 +586,7 @@ def make_tools(g):
         props = {t["param"]: prop}
         if t["kind"] == "city" and g.chance(0.12) and t["tag"] == "weather":
             props["unit"] = {"type": "string", "enum": ["celsius", "fahrenheit"]}
-        f = {"name": t["name"], "description": vary(g, t["text"]) + ("." if g.chance(0.3) else ""), "parameters": {"type": "object", "properties": props, "required": [t["param"]]}}
+        f = {"name": t["name"], "description": vary(g, t["text"]) + ("." if g.chance(0.3 if g.eval else 0.45) else ""), "parameters": {"type": "object", "properties": props, "required": [t["param"]]}}
         t["tool"] = {"type": "function", "function": f}
     return picked, g.one(picked)
 

@@ -38,12 +38,17 @@ def expand(rng, rule):
 
 # Train-only paraphrases of the other skills, besides the fixed lists in data.py.
 WHO = "[This is|Meet|Here is|I know|We welcome|Say hello to|I spoke with|Yesterday I saw|My friend is|The name is|It is about|Her name is|His name is|She is named|He is called|They call him|They call her|The guest is|The customer is|She goes by|I am|My name is|The person is]"
+# {r} is a word for what somebody is, often one that nobody is: only its place tells that it is no part of the name.
+ROLE = "[My|Our|His|Her|Their|The|That|Your] {r}"
 PERSON = [
     WHO + " {n}[, aged {a}|, {a} years old|, who is {a}| ({a})|. He is {a}|. She is {a}|. Age: {a}| and is {a}|, age {a}|, {a} years of age|, now {a}][ from {c}|, from {c}|, living in {c}|. He lives in {c}|. She lives in {c}|. City: {c}|, {c}| and lives in {c}|, who lives in {c}|. Home: {c}|. Her home is {c}|. His city is {c}|, resident of {c}|, at home in {c}]",
     WHO + " {n}[ from {c}|, from {c}|, living in {c}|. City: {c}|, who lives in {c}|, a citizen of {c}][, aged {a}|, {a} years old|, who is {a}| ({a})|. He is {a}|. She is {a}|. Age: {a}| and is {a}|, age {a}|. Her age is {a}]",
     "[A|The|One|Our|That|My|We saw a|I know a|They have a] {a}-year-old [man|woman|person|girl|boy|guest|friend|teacher|cousin|customer] [named|called|by the name of|known as] {n} [lives in|comes from|is from|stays in|works in|, from|, now in|living in] {c}",
     "[In|Over in|Here in|Somewhere in] {c} [there is|I met|we met|I saw|we have|lives|works] {n}, [aged {a}|{a} years old|who is {a}|age {a}|{a}]",
     "[|||My friend |Our boss |His sister |Her uncle |The driver |Our teacher |My cousin |Their guest |Our neighbour ]{n} [turned|becomes|is|will be|has become|got to be] {a} [today|tomorrow|this year|soon|next week|now|last month] [in|at home in|over in|and lives in|and works in] {c}",
+    ROLE + " {n} [turned|turns|becomes|is|was|will be|has become|got to be|is now|just became|celebrated turning] {a} [today|tomorrow|this year|soon|next week|now|last month|on Monday|in May|yesterday|this spring] [in|at home in|over in|and lives in|and works in|here in|at work in|with friends in] {c}",
+    ROLE + " {n}[, aged {a}|, {a} years old|, who is {a}|, {a}| ({a})| is {a} and|, now {a}][ lives in {c}| works in {c}| comes from {c}| stays in {c}| is at home in {c}]",
+    "[In|From|Over in] {c} [comes|writes|calls] [our|my|the|her|his|their] {r} {n}[, aged {a}|, {a} years old|, who is {a}| ({a})|, {a}]",
     "[My|Our|Her|His|Their] [friend|brother|sister|cousin|uncle|boss|teacher|guest|doctor|driver] [in {c} is {n}|from {c} is called {n}|{n} from {c}|{n} in {c}][, aged {a}|, {a} years old|, and is {a}| ({a})| who is {a}]",
     "[name|Name|person|Person]: {n}[,|;| /] [age|Age]: {a}[,|;| /] [city|City|town|home]: {c}",
 ]
