@@ -15,6 +15,20 @@ pub(crate) const SOON: Duration = Duration::from_secs(60);
 /// Time between two looks at something that is waited for.
 const POLL: Duration = Duration::from_millis(20);
 
+/// Variables of other programs that have a meaning for this one.
+const OTHERS: [&str; 10] = [
+    "XDG_CACHE_HOME",
+    "XDG_CONFIG_HOME",
+    "XDG_DATA_HOME",
+    "HF_HOME",
+    "HF_HUB_CACHE",
+    "HF_ENDPOINT",
+    "HF_TOKEN",
+    "HF_TOKEN_PATH",
+    "HF_HUB_OFFLINE",
+    "TRANSFORMERS_OFFLINE",
+];
+
 /// The binary in an empty directory, with nothing of the environment that could be a setting.
 pub(crate) fn harmonium(dir: &TempDir, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_harmonium"));
@@ -24,7 +38,9 @@ pub(crate) fn harmonium(dir: &TempDir, args: &[&str]) -> Command {
         }
     }
     command.args(args).current_dir(dir.path()).env("HOME", dir.path());
-    command.env_remove("XDG_CONFIG_HOME").env_remove("HF_HOME").env_remove("HF_HUB_CACHE");
+    for name in OTHERS {
+        command.env_remove(name);
+    }
     command
 }
 

@@ -11,6 +11,7 @@ mod cli;
 mod compare;
 mod config;
 mod overload;
+mod pull;
 mod shutdown;
 mod stream;
 mod support;

@@ -15,6 +15,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         &["harmonium-openai", "harmonium-harmony", "harmonium-engine", "harmonium-hosted"],
     ),
     ("harmonium-hosted", &["harmonium-openai"]),
+    ("harmonium-hub", &[]),
     ("harmonium-model", &["harmonium-engine"]),
     ("harmonium-engine", &[]),
     ("harmonium-harmony", &[]),

@@ -24,7 +24,9 @@ pub(crate) enum Command {
     Chat(ChatArgs),
     /// Send the same requests to several models and report answers, times and costs side by side.
     Compare(CompareArgs),
-    /// List the models that can answer: context, prices, what they can do.
+    /// Download a model's weights, or what is missing of them, and verify them.
+    Pull(PullArgs),
+    /// List the models that can answer and those that are downloaded; verify or remove the latter.
     Models(ModelsArgs),
     /// Write the logits of a token sequence to a file.
     Logits(LogitsArgs),
@@ -86,9 +88,69 @@ pub(crate) struct CompareArgs {
     pub(crate) settings: SettingsArgs,
 }
 
+/// Arguments of `harmonium pull`.
+#[derive(Debug, Args)]
+pub(crate) struct PullArgs {
+    /// gpt-oss-20b, gpt-oss-120b, or OWNER/NAME on the hub.
+    #[arg(value_name = "NAME", default_value = "gpt-oss-120b")]
+    pub(crate) model: String,
+    /// Branch, tag or commit.
+    #[arg(long, value_name = "REVISION", default_value = "main")]
+    pub(crate) revision: String,
+    /// Download to this cache instead of model.hf_cache, $HF_HUB_CACHE or $HF_HOME/hub.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cache_dir: Option<PathBuf>,
+    /// The hub's address instead of $HF_ENDPOINT.
+    #[arg(long, value_name = "URL")]
+    pub(crate) endpoint: Option<String>,
+    /// What to download beside what serving needs: the weights in OpenAI's own layout.
+    #[arg(long, value_name = "WHAT", value_enum)]
+    pub(crate) include: Option<Include>,
+    /// Ranges downloaded at a time.
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u8).range(1..=32))]
+    pub(crate) jobs: u8,
+    /// Print events as lines of JSON instead of progress.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What is not downloaded unless asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Include {
+    /// The folder `original`.
+    Original,
+}
+
+/// What to do with downloaded models.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ModelsAction {
+    /// Hash every file of a downloaded model again; damaged ones are removed with --repair.
+    Verify {
+        /// The model, as pull takes it.
+        #[arg(value_name = "NAME")]
+        model: String,
+        /// Remove damaged files, so that the next pull downloads them.
+        #[arg(long)]
+        repair: bool,
+    },
+    /// Delete a downloaded model.
+    Remove {
+        /// The model, as pull takes it.
+        #[arg(value_name = "NAME")]
+        model: String,
+        /// Do not ask.
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
 /// Arguments of `harmonium models`.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct ModelsArgs {
+    /// What to do instead of listing.
+    #[command(subcommand)]
+    pub(crate) action: Option<ModelsAction>,
     /// List the configured hosted models, too, whether or not they are enabled. Needs no key and sends nothing.
     #[arg(long)]
     pub(crate) hosted: bool,

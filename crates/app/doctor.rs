@@ -16,7 +16,7 @@ use harmonium_model::{Checkpoint, Source};
 use crate::environment::Environment;
 use crate::machine::{self, gib};
 use crate::settings::{Device, Resolved, Settings, SettingsArgs};
-use crate::{hosted, stack};
+use crate::{find, hosted, stack};
 
 /// Less free disk than this fits no published checkpoint: the 20B model's shards are 12.8 GiB.
 const SMALLEST_DOWNLOAD: u64 = 14 << 30;
@@ -174,7 +174,7 @@ fn model(settings: &Settings, environment: &Environment) -> Finding {
             _ => Finding::ok("model", text),
         },
         Err(error) => {
-            let advice = "set model.name (--model) to nano, a directory or a cached model";
+            let advice = "set model.name (--model) to nano, a directory or a model that `harmonium pull` has downloaded";
             Finding::fail("model", format!("{error:#}"), advice)
         }
     }
@@ -182,7 +182,7 @@ fn model(settings: &Settings, environment: &Environment) -> Finding {
 
 /// One line about the configured model, and the bytes of its weights.
 fn describe_model(settings: &Settings, environment: &Environment) -> Result<(String, u64)> {
-    let source = stack::find(settings, environment)?;
+    let source = find::configured(settings, environment)?;
     let checkpoint = Checkpoint::from_source(&source)?;
     let tokenizer = Tokenizer::from_bytes(checkpoint.tokenizer_json()?)?;
     let config = checkpoint.config();

@@ -58,15 +58,50 @@ impl Environment {
     }
 
     /// The Hugging Face cache, found as its own tools find it: `HF_HUB_CACHE`, `$HF_HOME/hub`,
-    /// `~/.cache/huggingface/hub`.
+    /// `$XDG_CACHE_HOME/huggingface/hub`, `~/.cache/huggingface/hub`.
     pub(crate) fn hf_cache(&self) -> Option<PathBuf> {
-        if let Some(dir) = self.get("HF_HUB_CACHE") {
+        match self.get("HF_HUB_CACHE") {
+            Some(dir) => Some(PathBuf::from(dir)),
+            None => Some(self.hf_home()?.join("hub")),
+        }
+    }
+
+    fn hf_home(&self) -> Option<PathBuf> {
+        if let Some(dir) = self.get("HF_HOME") {
             return Some(PathBuf::from(dir));
         }
-        if let Some(dir) = self.get("HF_HOME") {
-            return Some(PathBuf::from(dir).join("hub"));
+        let base = match self.get("XDG_CACHE_HOME") {
+            Some(dir) => PathBuf::from(dir),
+            None => PathBuf::from(self.get("HOME")?).join(".cache"),
+        };
+        Some(base.join("huggingface"))
+    }
+
+    /// The hub's address: `HF_ENDPOINT`, or the public one.
+    pub(crate) fn hf_endpoint(&self) -> &str {
+        self.get("HF_ENDPOINT").unwrap_or("https://huggingface.co")
+    }
+
+    /// The token for the hub: `HF_TOKEN`, or what its own tools have stored.
+    pub(crate) fn hf_token(&self) -> Option<String> {
+        if let Some(token) = self.get("HF_TOKEN") {
+            return Some(token.trim().to_owned());
         }
-        Some(PathBuf::from(self.get("HOME")?).join(".cache/huggingface/hub"))
+        let file = match self.get("HF_TOKEN_PATH") {
+            Some(file) => PathBuf::from(file),
+            None => self.hf_home()?.join("token"),
+        };
+        let token = std::fs::read_to_string(file).ok()?;
+        Some(token.trim().to_owned()).filter(|token| !token.is_empty())
+    }
+
+    /// Whether Hugging Face tools are told to stay off the network.
+    pub(crate) fn hf_offline(&self) -> bool {
+        let is_yes =
+            |value: &str| ["1", "on", "true", "yes"].contains(&value.to_lowercase().as_str());
+        ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"]
+            .iter()
+            .any(|name| self.get(name).is_some_and(is_yes))
     }
 }
 
@@ -86,11 +121,31 @@ mod tests {
         let all = [("HF_HUB_CACHE", "/a"), ("HF_HOME", "/b"), ("HOME", "/c")];
         assert_eq!(Environment::from(all).hf_cache(), Some("/a".into()));
         assert_eq!(Environment::from([all[1], all[2]]).hf_cache(), Some("/b/hub".into()));
+        let xdg = Environment::from([("XDG_CACHE_HOME", "/d"), all[2]]);
+        assert_eq!(xdg.hf_cache(), Some("/d/huggingface/hub".into()));
         assert_eq!(
             Environment::from([all[2]]).hf_cache(),
             Some("/c/.cache/huggingface/hub".into())
         );
         assert_eq!(Environment::default().hf_cache(), None);
+    }
+
+    #[test]
+    fn the_token_is_a_variable_or_a_file() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("token"), "hf_file\n").unwrap();
+        let home = ("HF_HOME", dir.path().to_str().unwrap());
+        assert_eq!(Environment::from([home]).hf_token().as_deref(), Some("hf_file"));
+        let both = Environment::from([home, ("HF_TOKEN", "hf_variable")]);
+        assert_eq!(both.hf_token().as_deref(), Some("hf_variable"));
+        assert_eq!(Environment::from([("HF_HOME", "/nowhere")]).hf_token(), None);
+    }
+
+    #[test]
+    fn offline_is_what_hugging_face_tools_take_for_it() {
+        for (value, is_offline) in [("1", true), ("True", true), ("0", false), ("", false)] {
+            assert_eq!(Environment::from([("HF_HUB_OFFLINE", value)]).hf_offline(), is_offline);
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use harmonium_model::logits::{LogitsMode, logits, write};
 
 use crate::cli::LogitsArgs;
 use crate::environment::Environment;
-use crate::{progress, stack};
+use crate::{find, progress, stack};
 
 /// Computes the logits and writes them as tensor `logits`.
 pub(crate) fn run(args: &LogitsArgs, environment: &Environment) -> Result<ExitCode> {
@@ -19,7 +19,7 @@ pub(crate) fn run(args: &LogitsArgs, environment: &Environment) -> Result<ExitCo
         None => args.tokens.clone(),
     };
     let mode = mode(args, tokens.len())?;
-    let source = harmonium_model::find(&args.model, environment.hf_cache().as_deref())?;
+    let source = find::named(&args.model, environment)?;
     let out = args.out.clone();
     let num_tokens = tokens.len();
 

@@ -11,12 +11,14 @@ mod compare;
 mod config_cmd;
 mod doctor;
 mod environment;
+mod find;
 mod hosted;
 mod logging;
 mod logits;
 mod machine;
 mod models;
 mod progress;
+mod pull;
 mod serve;
 mod settings;
 mod signals;
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve::run(&args, &environment),
         Command::Chat(args) => chat::run(&args, &environment),
         Command::Compare(args) => compare::run(&args, &environment),
+        Command::Pull(args) => pull::run(&args, &environment),
         Command::Models(args) => models::run(&args, &environment),
         Command::Logits(args) => logits::run(&args, &environment),
         Command::Doctor(args) => doctor::run(&args, &environment),

@@ -1,7 +1,9 @@
-//! `harmonium models`: the models that can answer, side by side.
+//! `harmonium models`: the models that can answer, side by side, and those that are downloaded.
 //!
 //! Everything comes from the settings and the local checkpoint's small files: no key is read and nothing is sent,
 //! so the prices of the hosted leg can be looked at before it is enabled.
+
+mod cached;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -18,7 +20,7 @@ use crate::cli::ModelsArgs;
 use crate::environment::Environment;
 use crate::settings::{HostedModel, Resolved, Settings};
 use crate::table::{Table, price};
-use crate::{hosted, stack};
+use crate::{find, hosted, stack};
 
 /// A request that is one token too long for the context of GPT-OSS, and a page of answer.
 const OVERFLOW: Overflow = Overflow { prompt_tokens: 131_073, completion_tokens: 1_000 };
@@ -30,6 +32,8 @@ struct Listing {
     overflow: Overflow,
     /// The local model first.
     models: Vec<Row>,
+    /// What is in the Hugging Face cache.
+    cached: Vec<cached::Row>,
 }
 
 /// A request by its size in tokens.
@@ -63,6 +67,9 @@ struct Row {
 
 /// Prints the table; a local model that cannot be read is an error after it.
 pub(crate) fn run(args: &ModelsArgs, environment: &Environment) -> Result<ExitCode> {
+    if let Some(action) = &args.action {
+        return cached::run(action, environment);
+    }
     let settings = Resolved::read(&args.settings, environment)?.settings;
     let context_len = local_context(&settings, environment);
     let mut models = vec![local(&settings, context_len.as_ref().ok().copied())];
@@ -71,13 +78,18 @@ pub(crate) fn run(args: &ModelsArgs, environment: &Environment) -> Result<ExitCo
             models.push(hosted(model)?);
         }
     }
-    let listing = Listing { overflow: OVERFLOW, models };
+    let cached = cached::rows(&find::cache(&settings, environment))?;
+    let listing = Listing { overflow: OVERFLOW, models, cached };
     let mut out = io::stdout().lock();
     if args.json {
         serde_json::to_writer_pretty(&mut out, &listing).map_err(io::Error::from)?;
         writeln!(out)?;
     } else {
         table(&listing).write(&mut out)?;
+        if !listing.cached.is_empty() {
+            writeln!(out)?;
+            cached::table(&listing.cached).write(&mut out)?;
+        }
     }
     context_len.map(|_| ExitCode::SUCCESS)
 }
@@ -85,7 +97,7 @@ pub(crate) fn run(args: &ModelsArgs, environment: &Environment) -> Result<ExitCo
 /// The context that is configured, or else the checkpoint's own. Little memory may shorten it further.
 fn local_context(settings: &Settings, environment: &Environment) -> Result<u32> {
     let name = &settings.model.name;
-    let checkpoint = stack::find(settings, environment)
+    let checkpoint = find::configured(settings, environment)
         .and_then(|source| Ok(Checkpoint::from_source(&source)?))
         .with_context(|| format!("model.name = {name:?}"))?;
     let configured = settings.model.context_len.as_ref().map(|len| len.get());

@@ -94,7 +94,7 @@ impl Drop for Steps {
 }
 
 /// A text that may come from anywhere, as one line that does nothing to a terminal.
-fn harmless(text: &str) -> String {
+pub(crate) fn harmless(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 

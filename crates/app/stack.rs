@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use harmonium_engine::{EngineConfig, SamplingParams};
 use harmonium_harmony::Tokenizer;
-use harmonium_model::{Checkpoint, Config, CpuExecutor, CpuOptions, Generation, Source};
+use harmonium_model::{Checkpoint, Config, CpuExecutor, CpuOptions, Generation};
 use harmonium_server::{ApiKey, LocalModel, Server, ServerConfig};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::environment::Environment;
 use crate::settings::{Device, OrNone, Settings};
-use crate::{hosted, machine, progress};
+use crate::{find, hosted, machine, progress};
 
 /// A server that answers, and what it answers with.
 pub(crate) struct Stack {
@@ -104,15 +104,9 @@ pub(crate) fn check_device(device: Device) -> Result<()> {
     }
 }
 
-/// Where the configured model lies.
-pub(crate) fn find(settings: &Settings, environment: &Environment) -> Result<Source> {
-    let cache = settings.model.hf_cache.as_ref().cloned().or_else(|| environment.hf_cache());
-    Ok(harmonium_model::find(&settings.model.name, cache.as_deref())?)
-}
-
 /// Loads the configured model and starts its engine. Blocks while it reads.
 fn load(settings: &Settings, environment: &Environment) -> Result<LocalModel> {
-    let checkpoint = Checkpoint::from_source(&find(settings, environment)?)?;
+    let checkpoint = Checkpoint::from_source(&find::configured(settings, environment)?)?;
     let tokenizer = Tokenizer::from_bytes(checkpoint.tokenizer_json()?)
         .context("cannot read the model's tokenizer")?;
     let options = cpu_options(settings, checkpoint.config(), &tokenizer)?;

@@ -1,4 +1,4 @@
-//! A checkpoint: the files of one model, found, mapped and checked.
+//! A checkpoint: the files of one model, mapped and checked.
 //!
 //! Opening reads headers and small files only; weights are mapped and reach memory page by page as the forward
 //! pass touches them, in the form they have on disk. The model inside the binary takes the same road as a
@@ -6,7 +6,6 @@
 //! asks for.
 
 mod bytes;
-mod find;
 mod generation;
 mod index;
 mod layout;
@@ -17,7 +16,6 @@ pub(crate) mod weights;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use find::{Source, find};
 pub use generation::Generation;
 
 use self::bytes::Bytes;
@@ -31,6 +29,15 @@ use crate::error::{Error, Result};
 const MAX_JSON_LEN: usize = 1 << 20;
 /// Folder of a Hugging Face repository that holds the weights in OpenAI's own layout.
 const ORIGINAL: &str = "original";
+
+/// Where a checkpoint's files are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// Inside the binary.
+    Nano,
+    /// In a directory.
+    Directory(PathBuf),
+}
 
 /// An open checkpoint. A clone shares everything.
 #[derive(Clone)]
@@ -60,7 +67,7 @@ struct Files {
 }
 
 impl Checkpoint {
-    /// Opens what [`find`] found.
+    /// Opens the files of a source.
     pub fn from_source(source: &Source) -> Result<Self> {
         match source {
             Source::Nano => Self::nano(),

@@ -1,4 +1,4 @@
-//! What can go wrong between a name on the command line and a model ready to run.
+//! What can go wrong between a checkpoint's files and a model ready to run.
 //!
 //! Every variant names the file, tensor, key or option at fault and the value found there, so that the one line a
 //! person reads is enough to act on.
@@ -8,31 +8,9 @@ use std::path::PathBuf;
 /// Result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why a checkpoint could not be found, read or run.
+/// Why a checkpoint could not be read or run.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// No checkpoint goes by this name.
-    #[error(
-        "no model named {name:?}: it is not a directory and not in the Hugging Face cache at {}; download it there \
-         with any Hugging Face tool (for example `hf download {repo}`), or pass the directory that holds its files",
-        cache.display()
-    )]
-    NotFound {
-        /// The name as given.
-        name: String,
-        /// The repository it stands for.
-        repo: String,
-        /// Where it was looked for.
-        cache: PathBuf,
-    },
-    /// The name is none that a model can have.
-    #[error(
-        "{name:?} names no model: use nano, gpt-oss-20b, gpt-oss-120b, OWNER/NAME or a directory"
-    )]
-    BadName {
-        /// The name as given.
-        name: String,
-    },
     /// A file of the checkpoint is not there.
     #[error("{}: no such file; is the download complete?", file.display())]
     MissingFile {

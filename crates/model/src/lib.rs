@@ -1,6 +1,6 @@
-//! GPT-OSS itself: where its weights lie, what they mean, and the forward pass on a CPU.
+//! GPT-OSS itself: its files, what they mean, and the forward pass on a CPU.
 //!
-//! [`find`] turns a name into a [`Source`], [`Checkpoint`] maps and checks the files, [`CpuExecutor`] runs
+//! [`Checkpoint`] maps and checks the files of a [`Source`], [`CpuExecutor`] runs
 //! batches over them and [`logits`](logits::logits) answers with raw logits for comparison with other
 //! implementations. The crate knows batches of token ids; it knows neither requests nor text, and it reads
 //! no environment variable.
@@ -17,7 +17,7 @@ pub mod product;
 mod sampler;
 mod simd;
 
-pub use checkpoint::{Checkpoint, Generation, Source, find};
+pub use checkpoint::{Checkpoint, Generation, Source};
 pub use config::Config;
 pub use cpu::{CpuExecutor, CpuOptions};
 pub use error::{Error, Result};
