@@ -16,16 +16,21 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("harmonium-hosted", &["harmonium-openai"]),
     ("harmonium-hub", &[]),
-    ("harmonium-model", &["harmonium-engine"]),
+    ("harmonium-model", &["harmonium-engine", "harmonium-cuda"]),
+    ("harmonium-cuda", &[]),
     ("harmonium-engine", &[]),
     ("harmonium-harmony", &[]),
     ("harmonium-openai", &[]),
     ("xtask", &["harmonium-openai"]),
 ];
 
-/// The only places where `unsafe` may be allowed: SIMD, and the mapping of weight files.
-const UNSAFE_PLACES: &[&str] =
-    &["crates/model/src/simd.rs", "crates/model/src/simd/", "crates/model/src/checkpoint/bytes.rs"];
+/// The only places where `unsafe` may be allowed: the device seam, SIMD, and the mapping of weight files.
+const UNSAFE_PLACES: &[&str] = &[
+    "crates/cuda/",
+    "crates/model/src/simd.rs",
+    "crates/model/src/simd/",
+    "crates/model/src/checkpoint/bytes.rs",
+];
 
 /// Written in two parts, so that this file does not find itself.
 const ALLOW_UNSAFE: &str = concat!("(unsafe", "_code)");

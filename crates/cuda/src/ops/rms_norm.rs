@@ -1,0 +1,65 @@
+//! Residual addition and RMS normalization.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::{Arguments, BF16};
+use crate::{BufferSlice, Device, DevicePtr, Grid, Result};
+
+/// Threads of a block, and elements of a row that it can hold; as in the kernel.
+const THREADS: u32 = 256;
+const MAX_WIDTH: usize = 8192;
+
+/// Arguments of [`rms_norm`].
+#[derive(Clone, Copy, Debug)]
+pub struct RmsNorm<'a> {
+    /// What is added to the residual stream first: `[rows, width]` bf16.
+    pub x: Option<BufferSlice<'a>>,
+    /// The residual stream, changed if there is `x`: `[rows, width]` bf16.
+    pub residual: BufferSlice<'a>,
+    /// `[width]` bf16.
+    pub gain: BufferSlice<'a>,
+    /// `[rows, width]` bf16, no part of the inputs.
+    pub out: BufferSlice<'a>,
+    /// Number of rows.
+    pub rows: usize,
+    /// Elements of a row: a multiple of 8, at most 8192.
+    pub width: usize,
+    /// Added to the mean of squares.
+    pub eps: f32,
+}
+
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Params {
+    x: DevicePtr,
+    residual: DevicePtr,
+    gain: DevicePtr,
+    out: DevicePtr,
+    width: u32,
+    eps: f32,
+}
+
+/// `residual += x`, then `out = residual / sqrt(mean(residual^2) + eps) * gain`, each row for itself.
+pub fn rms_norm(device: &Device, args: &RmsNorm<'_>) -> Result<()> {
+    let check = Arguments { device, op: "rms_norm" };
+    let (rows, width) = (args.rows, args.width);
+    if !width.is_multiple_of(8) || width > MAX_WIDTH {
+        return check.refuse("width", format!("is {width}, not a multiple of 8 up to {MAX_WIDTH}"));
+    }
+    let x = match args.x {
+        Some(x) => check.tensor("x", x, &[rows, width], BF16)?,
+        None => DevicePtr::NULL,
+    };
+    let params = Params {
+        x,
+        residual: check.tensor("residual", args.residual, &[rows, width], BF16)?,
+        gain: check.tensor("gain", args.gain, &[width], BF16)?,
+        out: check.tensor("out", args.out, &[rows, width], BF16)?,
+        width: check.count("width", width)?,
+        eps: args.eps,
+    };
+    let grid =
+        Grid { grid: [check.count("rows", rows)?, 1, 1], block: [THREADS, 1, 1], shared_bytes: 0 };
+    // SAFETY: every tensor has the length that rows and width say.
+    unsafe { device.launch("rms_norm", &grid, &params) }
+}

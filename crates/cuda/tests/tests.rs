@@ -1,0 +1,3 @@
+//! The host device: every kernel against its reference, and every kind of mistake found.
+
+mod kernels;

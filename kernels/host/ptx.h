@@ -1,0 +1,43 @@
+// The host device's side of common/ptx.cuh: what stands there as inline PTX is a call here.
+#pragma once
+
+#include "cuda.h"
+
+namespace host {
+
+// d[16x8] += a[16x16] b[16x8], each lane with its fragments.
+void mma_bf16(float* d, const unsigned* a, const unsigned* b, Site site);
+// `num` (1, 2 or 4) 8x8 matrices of 16-bit numbers from shared memory.
+void ldmatrix(unsigned* out, unsigned num, const void* row, bool is_transposed, Site site);
+// Begins a copy of `num_bytes` bytes to shared memory, of which `num_read` come from global memory; the rest are zero.
+void async_copy(void* to, const void* from, unsigned num_bytes, unsigned num_read);
+void async_commit();
+void async_wait(unsigned num_open);
+
+struct Kernel {
+    const char* name;
+    void (*run)(const void* params);
+    size_t params_bytes;
+    unsigned max_threads;
+};
+// Called before main, for every kernel.
+void add_kernel(const Kernel& kernel);
+constexpr unsigned first(unsigned max_threads, unsigned = 0) { return max_threads; }
+
+}  // namespace host
+
+// Declares a kernel: KERNEL(name, Params, max_threads[, min_blocks]) { ... p.field ... }. It registers itself.
+#define KERNEL(NAME, PARAMS, ...)                                                                                   \
+    static void NAME(const PARAMS& p);                                                                              \
+    static void NAME##_enter(const void* params) { NAME(*static_cast<const PARAMS*>(params)); }                     \
+    __attribute__((constructor)) static void NAME##_register() {                                                    \
+        host::add_kernel({#NAME, NAME##_enter, sizeof(PARAMS), host::first(__VA_ARGS__)});                          \
+    }                                                                                                               \
+    static void NAME(const PARAMS& p)
+
+// Declares shared memory: SHARED(float, tile, [4][32]); the dynamic part: SHARED_DYNAMIC(bytes).
+#define SHARED(TYPE, NAME, ...)                   \
+    typedef TYPE NAME##_shared_t __VA_ARGS__;     \
+    static char NAME##_shared_tag;                \
+    NAME##_shared_t& NAME = *static_cast<NAME##_shared_t*>(host::shared_array(&NAME##_shared_tag, sizeof(NAME##_shared_t)))
+#define SHARED_DYNAMIC(NAME) unsigned char* const NAME = static_cast<unsigned char*>(host::dynamic_shared())
