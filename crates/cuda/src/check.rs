@@ -9,10 +9,12 @@ use half::bf16;
 
 use crate::{Device, Error, Result};
 
+type Body = dyn Fn(&Device) -> Result<Report> + Send + Sync;
+
 /// One kernel on one shape.
 pub struct Case {
     name: String,
-    body: Box<dyn Fn(&Device) -> Result<Report> + Send + Sync>,
+    body: Box<Body>,
 }
 
 /// How far a kernel was from the reference.

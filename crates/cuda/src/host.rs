@@ -115,12 +115,11 @@ impl Backend for HostDevice {
         self.refuse_in_capture("allocating")?;
         let used = self.used.fetch_add(num_bytes, Ordering::Relaxed);
         let is_room = used.checked_add(num_bytes).is_some_and(|used| used <= self.total);
-        // SAFETY: has no requirements.
-        let data = if is_room {
-            unsafe { harmonium_host_alloc(num_bytes as u64) }
-        } else {
-            std::ptr::null_mut()
-        };
+        let mut data = std::ptr::null_mut();
+        if is_room {
+            // SAFETY: has no requirements.
+            data = unsafe { harmonium_host_alloc(num_bytes as u64) };
+        }
         if data.is_null() {
             self.used.fetch_sub(num_bytes, Ordering::Relaxed);
             return Ok(None);

@@ -1,0 +1,118 @@
+// Kernels with one mistake each, for the tests of the host device: crates/cuda/tests/faults.rs says what must be
+// found. They are compiled for the host device only. All run as one block of 64 threads on `data`, 64 floats.
+
+#include "../common/ptx.cuh"
+
+struct FaultParams {
+    float* data;
+    float* scratch; // 64 floats more
+};
+
+KERNEL(fault_none, FaultParams, 64) {
+    SHARED(float, tile, [64]);
+    const unsigned i = threadIdx.x;
+    tile[i] = p.data[i];
+    __syncthreads();
+    p.data[i] = tile[63 - i];
+}
+
+KERNEL(fault_global_after_end, FaultParams, 64) { p.data[threadIdx.x + 1] = 1.0f; }
+
+KERNEL(fault_global_before_begin, FaultParams, 64) {
+    const int i = static_cast<int>(threadIdx.x);
+    p.scratch[i] = p.data[i - 1];
+}
+
+KERNEL(fault_global_wide, FaultParams, 64) {
+    // The last four bytes of the load are outside.
+    if (threadIdx.x == 5) p.scratch[0] = __uint_as_float(ld_v4(p.data + 64).x);
+}
+
+KERNEL(fault_misaligned, FaultParams, 64) {
+    if (threadIdx.x == 7) p.scratch[0] = __uint_as_float(ld_v4(p.data + 1).x);
+}
+
+KERNEL(fault_shared_after_end, FaultParams, 64) {
+    SHARED(float, tile, [63]);
+    tile[threadIdx.x] = 0.0f;
+}
+
+KERNEL(fault_shared_before_begin, FaultParams, 64) {
+    SHARED(float, tile, [64]);
+    const int i = static_cast<int>(threadIdx.x);
+    tile[i - 1] = 0.0f;
+}
+
+KERNEL(fault_dynamic_shared, FaultParams, 64) {
+    SHARED_DYNAMIC(bytes);
+    reinterpret_cast<float*>(bytes)[threadIdx.x] = 0.0f;
+}
+
+KERNEL(fault_unwritten, FaultParams, 64) {
+    SHARED(float, tile, [64]);
+    const unsigned i = threadIdx.x;
+    if (i != 20) tile[i] = p.data[i];
+    __syncthreads();
+    p.data[i] = tile[63 - i];
+}
+
+KERNEL(fault_barrier_left_out, FaultParams, 64) {
+    if (threadIdx.x >= 32) return;
+    __syncthreads();
+}
+
+KERNEL(fault_barrier_in_branch, FaultParams, 64) {
+    if (threadIdx.x < 32) {
+        __syncthreads();
+    } else {
+        __syncthreads();
+    }
+}
+
+KERNEL(fault_shuffle_left_out, FaultParams, 64) {
+    const unsigned i = threadIdx.x;
+    if (i != 40) p.data[i] = __shfl_xor_sync(0xffffffffu, p.data[i], 1);
+}
+
+KERNEL(fault_race_read, FaultParams, 64) {
+    SHARED(float, tile, [64]);
+    const unsigned i = threadIdx.x;
+    tile[i] = p.data[i];
+    p.data[i] = tile[i / 32 * 32]; // written by another lane, no __syncwarp between
+}
+
+KERNEL(fault_race_write, FaultParams, 64) {
+    SHARED(float, tile, [64]);
+    const unsigned i = threadIdx.x;
+    tile[i] = p.data[i];
+    __syncthreads();
+    const float other = tile[63 - i];
+    tile[i] = other; // others may not have read it yet
+    p.data[i] = other;
+}
+
+KERNEL(fault_copy_not_awaited, FaultParams, 64) {
+    SHARED(float, tile, [64]);
+    const unsigned i = threadIdx.x;
+    if (i < 16) cp_async_16(tile + i * 4, p.data + i * 4);
+    cp_async_commit();
+    __syncthreads();
+    p.data[i] = tile[i];
+}
+
+KERNEL(fault_copy_not_committed, FaultParams, 64) {
+    SHARED(float, tile, [64]);
+    const unsigned i = threadIdx.x;
+    if (i < 16) cp_async_16(tile + i * 4, p.data + i * 4);
+    cp_async_wait<0>(); // nothing was committed, so nothing is waited for
+    __syncthreads();
+    p.data[i] = tile[i];
+}
+
+KERNEL(fault_other_threads_locals, FaultParams, 64) {
+    SHARED(float*, pointer, [1]);
+    volatile float local = 1.0f;
+    if (threadIdx.x == 0) pointer[0] = const_cast<float*>(&local);
+    __syncthreads();
+    p.data[threadIdx.x] = *pointer[0];
+}
