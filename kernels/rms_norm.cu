@@ -1,13 +1,14 @@
 // rms_norm: adds a block's output to the residual stream and normalizes the sum.
 //
-//   residual[r] += x[r] (if x is given), rounded to bf16
+//   residual[r] += x[r][0] + x[r][1] + ... (if x is given), rounded once to bf16
 //   out[r]       = residual[r] / sqrt(mean(residual[r]^2) + eps) * gain, rounded once
 //
-// Shapes:  x, residual, out [rows, width] bf16; gain [width] bf16; width a multiple of 8, at most 8192.
+// Shapes:  x [rows, parts, width] bf16; residual, out [rows, width] bf16; gain [width] bf16; width a multiple of 8, at
+//          most 8192.
 // Launch:  one block of 256 threads a row; each thread keeps its part of the row in registers.
 // Traffic: reads x, residual and gain once, writes residual (if x is given) and out once.
 
-#include "common/ptx.cuh"
+#include "common/vector.cuh"
 
 struct RmsNormParams {
     const bf16* x; // null: nothing is added
@@ -15,25 +16,13 @@ struct RmsNormParams {
     const bf16* gain;
     bf16* out;
     uint32_t width;
+    uint32_t num_parts;
     float eps;
+    uint32_t unused;
 };
 
 constexpr int kThreads = 256;
 constexpr int kMaxVectors = 4; // of 8 elements, for each thread
-
-static __device__ __forceinline__ void unpack(uint4 v, float (&to)[8]) {
-    const uint32_t pairs[4] = {v.x, v.y, v.z, v.w};
-    for (int i = 0; i < 4; i++) {
-        const float2 pair = unpack_bf16x2(pairs[i]);
-        to[2 * i] = pair.x;
-        to[2 * i + 1] = pair.y;
-    }
-}
-
-static __device__ __forceinline__ uint4 pack(const float (&from)[8]) {
-    return make_uint4(pack_bf16x2(from[0], from[1]), pack_bf16x2(from[2], from[3]), pack_bf16x2(from[4], from[5]),
-                      pack_bf16x2(from[6], from[7]));
-}
 
 KERNEL(rms_norm, RmsNormParams, kThreads) {
     SHARED(float, sums, [kThreads / 32]);
@@ -48,15 +37,19 @@ KERNEL(rms_norm, RmsNormParams, kThreads) {
         const int vector = thread + i * kThreads;
         if (vector >= num_vectors) continue;
         const size_t at = row + static_cast<size_t>(vector) * 8;
-        unpack(ld_v4(p.residual + at), values[i]);
+        unpack_8(ld_v4(p.residual + at), values[i]);
         if (p.x != nullptr) {
-            float added[8];
-            unpack(ld_v4(p.x + at), added);
-            for (int j = 0; j < 8; j++) values[i][j] += added[j];
-            const uint4 rounded = pack(values[i]);
+            for (uint32_t part = 0; part < p.num_parts; part++) {
+                float added[8];
+                unpack_8(ld_v4(p.x + (static_cast<size_t>(blockIdx.x) * p.num_parts + part) * p.width + vector * 8), added);
+#pragma unroll
+                for (int j = 0; j < 8; j++) values[i][j] += added[j];
+            }
+            const uint4 rounded = pack_8(values[i]);
             st_v4(p.residual + at, rounded);
-            unpack(rounded, values[i]);
+            unpack_8(rounded, values[i]);
         }
+#pragma unroll
         for (int j = 0; j < 8; j++) sum += values[i][j] * values[i][j];
     }
     pdl_launch();
@@ -71,8 +64,9 @@ KERNEL(rms_norm, RmsNormParams, kThreads) {
         const int vector = thread + i * kThreads;
         if (vector >= num_vectors) continue;
         float gain[8];
-        unpack(ldg_nc_v4(p.gain + vector * 8), gain);
+        unpack_8(ldg_nc_v4(p.gain + vector * 8), gain);
+#pragma unroll
         for (int j = 0; j < 8; j++) gain[j] *= values[i][j] * scale;
-        st_v4(p.out + row + static_cast<size_t>(vector) * 8, pack(gain));
+        st_v4(p.out + row + static_cast<size_t>(vector) * 8, pack_8(gain));
     }
 }

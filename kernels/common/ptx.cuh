@@ -55,13 +55,25 @@ __device__ __forceinline__ uint32_t pack_bf16x2(float low, float high) {
 
 __device__ __forceinline__ bf16 to_bf16(float x) { return bf16{static_cast<uint16_t>(pack_bf16x2(x, 0.0f))}; }
 
+// Two products at once; exact where the result has at most eight significant bits. Subnormals count.
+__device__ __forceinline__ uint32_t mul_bf16x2(uint32_t a, uint32_t b) {
+#ifdef __CUDACC__
+    uint32_t product;
+    asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(product) : "r"(a), "r"(b));
+    return product;
+#else
+    const float2 x = unpack_bf16x2(a), y = unpack_bf16x2(b);
+    return pack_bf16x2(x.x * y.x, x.y * y.y);
+#endif
+}
+
 // ---- global memory -------------------------------------------------------------------------------------------------
 
 // 16 bytes that no kernel writes while this one runs, and that are read once: weights. `from` is 16-byte aligned.
 __device__ __forceinline__ uint4 ldg_nc_v4(const void* from) {
 #ifdef __CUDACC__
     uint4 v;
-    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
+    asm("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
                  : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
                  : "l"(from));
     return v;
@@ -192,7 +204,7 @@ __device__ __forceinline__ void ldmatrix_x4_trans(uint32_t (&out)[4], const void
 // next of column group; d[i] row group + 8 * (i / 2), column 2 * place + i % 2.
 __device__ __forceinline__ void mma_bf16_16816(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2] SITE_HERE) {
 #ifdef __CUDACC__
-    asm volatile(
+    asm(
         "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));

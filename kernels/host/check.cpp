@@ -1,5 +1,5 @@
-// Looks at every load and store of a kernel. The compiler puts a call before each (-fsanitize=kernel-address with
-// outlined checks); this file answers those calls instead of a sanitizer's library, because it knows more: which
+// Looks at every load and store of a kernel. The compiler puts a call before each (-fsanitize=thread); this file
+// answers those calls instead of a sanitizer's library, because it knows more: which
 // global allocation is alive, which thread runs, and who wrote each byte of shared memory since which barrier.
 
 #include "runtime.h"
@@ -108,6 +108,8 @@ bool is_constant(const void* address, size_t num_bytes) {
 
 void check(const void* address, size_t num_bytes, Access access) {
     Worker* w = worker;
+    // Kernels register themselves before any runs.
+    if (w == nullptr) return;
     const unsigned char* at = static_cast<const unsigned char*>(address);
     if (static_cast<size_t>(at - w->current->stack) < kStackBytes) return;
     const size_t shared_at = static_cast<size_t>(at - w->shared);
@@ -147,23 +149,19 @@ void shadow_end(Worker& w) {
 
 }  // namespace host
 
-#define CHECKS(SIZE)                                                                \
-    extern "C" void __asan_load##SIZE##_noabort(uintptr_t address) {                \
-        host::check(reinterpret_cast<void*>(address), SIZE, host::Access::Read);    \
-    }                                                                               \
-    extern "C" void __asan_store##SIZE##_noabort(uintptr_t address) {               \
-        host::check(reinterpret_cast<void*>(address), SIZE, host::Access::Write);   \
-    }
+#define CHECKS(SIZE)                                                                                        \
+    extern "C" void __tsan_read##SIZE(void* address) { host::check(address, SIZE, host::Access::Read); }    \
+    extern "C" void __tsan_write##SIZE(void* address) { host::check(address, SIZE, host::Access::Write); }
 CHECKS(1)
 CHECKS(2)
 CHECKS(4)
 CHECKS(8)
 CHECKS(16)
-extern "C" void __asan_loadN_noabort(uintptr_t address, size_t num_bytes) {
-    host::check(reinterpret_cast<void*>(address), num_bytes, host::Access::Read);
+extern "C" void __tsan_read_range(void* address, size_t num_bytes) {
+    host::check(address, num_bytes, host::Access::Read);
 }
-extern "C" void __asan_storeN_noabort(uintptr_t address, size_t num_bytes) {
-    host::check(reinterpret_cast<void*>(address), num_bytes, host::Access::Write);
+extern "C" void __tsan_write_range(void* address, size_t num_bytes) {
+    host::check(address, num_bytes, host::Access::Write);
 }
-// Called before a thread is left for good; there is nothing to undo.
-extern "C" void __asan_handle_no_return() {}
+// Called before main by every checked file; there is nothing to set up.
+extern "C" void __tsan_init() {}

@@ -1,8 +1,8 @@
 // The part of the CUDA language that kernels use, as C++ for the host device: built-in variables, vector types,
 // intrinsics, atomics, barriers, warp operations and shared memory.
 //
-// Every plain load and store of a kernel is checked as well: kernels are compiled with -fsanitize=kernel-address in
-// its outlined form, whose calls are answered in check.cpp. Nothing here needs a GPU or CUDA's headers.
+// Every plain load and store of a kernel is checked as well: kernels are compiled with -fsanitize=thread, whose calls
+// are answered in check.cpp. Nothing here needs a GPU or CUDA's headers.
 #pragma once
 
 #include <cmath>
@@ -45,7 +45,7 @@ inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
 inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
 
 // For code in this header that reaches memory the running thread may not, such as another lane's stack.
-#define HOST_UNCHECKED __attribute__((no_sanitize("kernel-address")))
+#define HOST_UNCHECKED __attribute__((no_sanitize("thread")))
 
 namespace host {
 
@@ -53,6 +53,7 @@ namespace host {
 struct Site {
     const char* file;
     int line;
+    static constexpr Site here(const char* file = __builtin_FILE(), int line = __builtin_LINE()) { return {file, line}; }
 };
 
 // Constant within one thread, so the compiler may keep what they return.
@@ -131,8 +132,7 @@ HOST_UNCHECKED T atomic_update(T* address, Update update) {
 #define blockIdx (host::block_index())
 #define blockDim (host::block_size())
 #define gridDim (host::grid_size())
-#define HOST_SITE \
-    host::Site { __builtin_FILE(), __builtin_LINE() }
+#define HOST_SITE host::Site::here()
 
 inline void __syncthreads(host::Site site = HOST_SITE) { host::block_barrier(site); }
 inline void __syncwarp(unsigned mask = 0xffffffffu, host::Site site = HOST_SITE) {
@@ -225,6 +225,13 @@ inline float __uint_as_float(unsigned bits) {
     float x;
     std::memcpy(&x, &bits, 4);
     return x;
+}
+// Byte i of the result is byte (selector >> 4 * i) % 8 of the eight bytes of b:a; no selector here has its top bit set.
+inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {
+    const uint64_t bytes = uint64_t(b) << 32 | a;
+    unsigned result = 0;
+    for (int i = 0; i < 4; i++) result |= unsigned(bytes >> (selector >> 4 * i & 7) * 8 & 0xff) << 8 * i;
+    return result;
 }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __ffs(int x) { return __builtin_ffs(x); }

@@ -86,9 +86,11 @@ KERNEL(fault_race_write, FaultParams, 64) {
     const unsigned i = threadIdx.x;
     tile[i] = p.data[i];
     __syncthreads();
-    const float other = tile[63 - i];
-    tile[i] = other; // others may not have read it yet
-    p.data[i] = other;
+    if (i < 32) {
+        p.data[i] = tile[63 - i];
+    } else {
+        tile[i] = 0.0f; // the other warp may not have read it yet
+    }
 }
 
 KERNEL(fault_copy_not_awaited, FaultParams, 64) {

@@ -28,12 +28,12 @@ constexpr unsigned first(unsigned max_threads, unsigned = 0) { return max_thread
 
 // Declares a kernel: KERNEL(name, Params, max_threads[, min_blocks]) { ... p.field ... }. It registers itself.
 #define KERNEL(NAME, PARAMS, ...)                                                                                   \
-    static void NAME(const PARAMS& p);                                                                              \
+    static void NAME([[maybe_unused]] const PARAMS& p);                                                             \
     static void NAME##_enter(const void* params) { NAME(*static_cast<const PARAMS*>(params)); }                     \
     __attribute__((constructor)) static void NAME##_register() {                                                    \
         host::add_kernel({#NAME, NAME##_enter, sizeof(PARAMS), host::first(__VA_ARGS__)});                          \
     }                                                                                                               \
-    static void NAME(const PARAMS& p)
+    static void NAME([[maybe_unused]] const PARAMS& p)
 
 // Declares shared memory: SHARED(float, tile, [4][32]); the dynamic part: SHARED_DYNAMIC(bytes).
 #define SHARED(TYPE, NAME, ...)                   \

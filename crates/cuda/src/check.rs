@@ -2,8 +2,14 @@
 //!
 //! The tests run the cases on the host device, and the same cases judge a card.
 
+mod argmax;
+mod attention;
 mod embedding;
+mod experts;
+mod linear;
 mod rms_norm;
+mod rope;
+mod router;
 
 use half::bf16;
 
@@ -51,7 +57,19 @@ impl Case {
 
 /// The cases of all kernels.
 pub fn all() -> Vec<Case> {
-    [embedding::cases(), rms_norm::cases()].into_iter().flatten().collect()
+    [
+        argmax::cases(),
+        attention::cases(),
+        embedding::cases(),
+        experts::cases(),
+        linear::cases(),
+        rms_norm::cases(),
+        rope::cases(),
+        router::cases(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// Largest relative error of a bf16 that was rounded once: half of its last place.
@@ -63,14 +81,29 @@ fn random_bf16(seed: u64, len: usize, limit: f32) -> Vec<bf16> {
     (0..len).map(|_| bf16::from_f32((random.f32() * 2.0 - 1.0) * limit)).collect()
 }
 
+/// Seeded numbers as [`random_bf16`] draws them, as float32.
+fn random_f32(seed: u64, len: usize, limit: f32) -> Vec<f32> {
+    let mut random = fastrand::Rng::with_seed(seed);
+    (0..len).map(|_| (random.f32() * 2.0 - 1.0) * limit).collect()
+}
+
+/// Root of the mean square.
+fn rms(values: &[f64]) -> f64 {
+    (values.iter().map(|value| value * value).sum::<f64>() / values.len().max(1) as f64).sqrt()
+}
+
 /// The greatest `|actual - expected| / max(|expected|, floor)`; NaN if any number is.
-fn max_relative_error(actual: &[bf16], expected: &[f64], floor: f64) -> Result<f64> {
+fn max_relative_error<T: Copy + Into<f64>>(
+    actual: &[T],
+    expected: &[f64],
+    floor: f64,
+) -> Result<f64> {
     if actual.len() != expected.len() {
         return Err(Error::Range { offset: 0, len: expected.len(), buffer_len: actual.len() });
     }
     let mut max = 0.0f64;
     for (actual, expected) in actual.iter().zip(expected) {
-        let error = (actual.to_f64() - expected).abs() / expected.abs().max(floor);
+        let error = ((*actual).into() - expected).abs() / expected.abs().max(floor);
         if error.is_nan() {
             return Ok(f64::NAN);
         }

@@ -2,11 +2,26 @@
 
 #![allow(unsafe_code, reason = "a launch is safe because of the checks before it")]
 
+mod argmax;
+mod attention;
+mod choice;
 mod embedding;
+mod experts;
+mod linear;
 mod rms_norm;
+mod rope;
+mod router;
 
+pub use argmax::{Argmax, NO_TOKEN, argmax};
+pub use attention::{
+    Attention, RowTile, Splits, attention_decode, attention_prefill, rows_per_tile,
+};
 pub use embedding::{Embedding, embedding};
+pub use experts::{ExpertWeights, Experts, experts};
+pub use linear::{Linear, Output, linear};
 pub use rms_norm::{RmsNorm, rms_norm};
+pub use rope::{Rope, rope};
+pub use router::{GroupRoutes, Router, group_routes, router};
 
 use crate::{BufferSlice, Device, DevicePtr, Error, Result};
 
@@ -14,6 +29,38 @@ use crate::{BufferSlice, Device, DevicePtr, Error, Result};
 const BF16: usize = 2;
 /// Kernels load and store up to this many bytes at a time.
 const VECTOR_BYTES: usize = 16;
+
+/// Elements of a head; the kernels know no other.
+pub const HEAD_LEN: usize = 64;
+
+/// Heads of the model, and one layer's cache of keys or values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KvShape {
+    /// Query heads: a multiple of `num_kv_heads`.
+    pub num_heads: usize,
+    /// Key and value heads.
+    pub num_kv_heads: usize,
+    /// Positions in a block.
+    pub block_len: usize,
+    /// Blocks in the cache.
+    pub num_blocks: usize,
+}
+
+impl KvShape {
+    /// Query heads that share a key head.
+    pub fn group(&self) -> usize {
+        self.num_heads / self.num_kv_heads
+    }
+
+    /// Elements of a row of queries, keys and values.
+    pub fn qkv_len(&self) -> usize {
+        (self.num_heads + 2 * self.num_kv_heads) * HEAD_LEN
+    }
+
+    fn cache(&self) -> [usize; 4] {
+        [self.num_blocks, self.num_kv_heads, self.block_len, HEAD_LEN]
+    }
+}
 
 /// Checks the arguments of one operation.
 struct Arguments<'a> {

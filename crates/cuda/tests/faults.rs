@@ -81,7 +81,7 @@ fn access_beyond_shared_memory_is_found_at_both_ends() {
 #[test]
 fn barrier_that_not_all_threads_reach_is_found() {
     let kind = FaultKind::Barrier;
-    finds("fault_barrier_left_out", kind, 31, "which thread 32 never reached");
+    finds("fault_barrier_left_out", kind, 0, "which thread 32 never reached");
     finds("fault_barrier_in_branch", kind, 32, "while thread 0 waits in faults.cu:");
     finds("fault_shuffle_left_out", kind, 63, "which thread 40 never reached");
 }

@@ -10,21 +10,22 @@ const EPS: f32 = 1e-5;
 
 /// Rows and width: a single vector, a part of the block's threads, all of them, the true width, the greatest.
 const SHAPES: &[(usize, usize)] = &[(1, 8), (3, 200), (2, 2048), (1, 2880), (5, 2880), (2, 8192)];
+/// Parts that are added: none, what attention gives, what four experts give.
+const PARTS: &[usize] = &[0, 1, 4];
 
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for &(rows, width) in SHAPES {
-        for is_added in [false, true] {
-            let what = if is_added { "added" } else { "alone" };
-            let name = format!("rms_norm {rows}x{width} {what}");
-            cases.push(Case::new(name, move |device| run(device, rows, width, is_added)));
+        for &num_parts in PARTS {
+            let name = format!("rms_norm {rows}x{width} {num_parts} parts");
+            cases.push(Case::new(name, move |device| run(device, rows, width, num_parts)));
         }
     }
     cases
 }
 
-fn run(device: &Device, rows: usize, width: usize, is_added: bool) -> Result<Report> {
-    let x = random_bf16(1, rows * width, 2.0);
+fn run(device: &Device, rows: usize, width: usize, num_parts: usize) -> Result<Report> {
+    let x = random_bf16(1, rows * num_parts.max(1) * width, 2.0);
     let before = random_bf16(2, rows * width, 8.0);
     let gain = random_bf16(3, width, 1.5);
     let added = device.alloc_from(&x)?;
@@ -32,7 +33,8 @@ fn run(device: &Device, rows: usize, width: usize, is_added: bool) -> Result<Rep
     let gains = device.alloc_from(&gain)?;
     let out = device.alloc(rows * width * 2)?;
     let args = RmsNorm {
-        x: is_added.then(|| added.whole()),
+        x: (num_parts > 0).then(|| added.whole()),
+        num_parts: num_parts.max(1),
         residual: residual.whole(),
         gain: gains.whole(),
         out: out.whole(),
@@ -41,9 +43,13 @@ fn run(device: &Device, rows: usize, width: usize, is_added: bool) -> Result<Rep
         eps: EPS,
     };
     rms_norm(device, &args)?;
-    // The sum of two bf16 is exact in float64, so its rounding is the kernel's.
-    let sums: Vec<bf16> = before.iter().zip(&x).map(|(r, x)| sum(*r, *x, is_added)).collect();
-    let expected_sums: Vec<f64> = sums.iter().map(|sum| sum.to_f64()).collect();
+    // The sum of a few bf16 of like size is exact in float32 and float64, so its rounding is the kernel's.
+    let sum = |index: usize| {
+        let (row, column) = (index / width, index % width);
+        let part = |part: usize| x[(row * num_parts + part) * width + column].to_f64();
+        bf16::from_f64(before[index].to_f64() + (0..num_parts).map(part).sum::<f64>()).to_f64()
+    };
+    let expected_sums: Vec<f64> = (0..rows * width).map(sum).collect();
     let sum_error =
         max_relative_error(&device.read::<bf16>(residual.whole())?, &expected_sums, 1e-3)?;
     let expected: Vec<f64> =
@@ -52,10 +58,6 @@ fn run(device: &Device, rows: usize, width: usize, is_added: bool) -> Result<Rep
     // The residual must be exact: any error in it is more than the tolerance.
     let max_error = if sum_error == 0.0 { error } else { f64::INFINITY };
     Ok(Report { max_error, tolerance: BF16_ROUNDING * 1.01 })
-}
-
-fn sum(residual: bf16, x: bf16, is_added: bool) -> bf16 {
-    if is_added { bf16::from_f64(residual.to_f64() + x.to_f64()) } else { residual }
 }
 
 fn reference(row: &[f64], gain: &[bf16]) -> Vec<f64> {

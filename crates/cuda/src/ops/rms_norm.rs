@@ -12,8 +12,10 @@ const MAX_WIDTH: usize = 8192;
 /// Arguments of [`rms_norm`].
 #[derive(Clone, Copy, Debug)]
 pub struct RmsNorm<'a> {
-    /// What is added to the residual stream first: `[rows, width]` bf16.
+    /// What is added to the residual stream first: `[rows, num_parts, width]` bf16.
     pub x: Option<BufferSlice<'a>>,
+    /// Parts of `x` for each row, which are summed; without `x` any number.
+    pub num_parts: usize,
     /// The residual stream, changed if there is `x`: `[rows, width]` bf16.
     pub residual: BufferSlice<'a>,
     /// `[width]` bf16.
@@ -36,10 +38,12 @@ struct Params {
     gain: DevicePtr,
     out: DevicePtr,
     width: u32,
+    num_parts: u32,
     eps: f32,
+    unused: u32,
 }
 
-/// `residual += x`, then `out = residual / sqrt(mean(residual^2) + eps) * gain`, each row for itself.
+/// `residual += the sum of x's parts`, then `out = residual / sqrt(mean(residual^2) + eps) * gain`, each row for itself.
 pub fn rms_norm(device: &Device, args: &RmsNorm<'_>) -> Result<()> {
     let check = Arguments { device, op: "rms_norm" };
     let (rows, width) = (args.rows, args.width);
@@ -47,7 +51,7 @@ pub fn rms_norm(device: &Device, args: &RmsNorm<'_>) -> Result<()> {
         return check.refuse("width", format!("is {width}, not a multiple of 8 up to {MAX_WIDTH}"));
     }
     let x = match args.x {
-        Some(x) => check.tensor("x", x, &[rows, width], BF16)?,
+        Some(x) => check.tensor("x", x, &[rows, args.num_parts, width], BF16)?,
         None => DevicePtr::NULL,
     };
     let params = Params {
@@ -56,10 +60,12 @@ pub fn rms_norm(device: &Device, args: &RmsNorm<'_>) -> Result<()> {
         gain: check.tensor("gain", args.gain, &[width], BF16)?,
         out: check.tensor("out", args.out, &[rows, width], BF16)?,
         width: check.count("width", width)?,
+        num_parts: check.count("num_parts", args.num_parts)?,
         eps: args.eps,
+        unused: 0,
     };
     let grid =
         Grid { grid: [check.count("rows", rows)?, 1, 1], block: [THREADS, 1, 1], shared_bytes: 0 };
-    // SAFETY: every tensor has the length that rows and width say.
+    // SAFETY: every tensor has the length that rows, parts and width say.
     unsafe { device.launch("rms_norm", &grid, &params) }
 }

@@ -1,0 +1,85 @@
+//! `router` and `group_routes` against a sort.
+
+use super::{Case, Report, max_relative_error, random_f32};
+use crate::ops::{GroupRoutes, Router, group_routes, router};
+use crate::{Device, Result};
+
+/// Rows, experts and how many are chosen: all of them, fewer than a warp, the two published models.
+const CHOICES: &[(usize, usize, usize)] =
+    &[(1, 1, 1), (3, 8, 8), (5, 6, 2), (9, 32, 4), (6, 128, 4)];
+
+/// Routes and experts: one route, a part of a block's threads, several turns of them; all routes to one expert.
+const LISTS: &[(usize, usize, bool)] =
+    &[(1, 1, false), (24, 32, false), (1000, 128, false), (700, 5, true)];
+
+pub(super) fn cases() -> Vec<Case> {
+    let choice = |&(rows, num_experts, chosen): &(usize, usize, usize)| {
+        let name = format!("router {chosen} of {num_experts} experts, {rows} rows");
+        Case::new(name, move |device| choose(device, rows, num_experts, chosen))
+    };
+    let list = |&(num_routes, num_experts, to_one): &(usize, usize, bool)| {
+        let where_to = if to_one { " to one" } else { "" };
+        let name = format!("group_routes {num_routes} to {num_experts} experts{where_to}");
+        Case::new(name, move |device| group(device, num_routes, num_experts, to_one))
+    };
+    CHOICES.iter().map(choice).chain(LISTS.iter().map(list)).collect()
+}
+
+/// Rounded logits, so that there are ties; the second row holds a NaN, which is never chosen while there are numbers.
+fn choose(device: &Device, rows: usize, num_experts: usize, chosen: usize) -> Result<Report> {
+    let mut logits: Vec<f32> =
+        random_f32(1, rows * num_experts, 6.0).into_iter().map(f32::round).collect();
+    if rows > 1 {
+        logits[num_experts] = f32::NAN;
+    }
+    let buffer = device.alloc_from(&logits)?;
+    let (experts, weights) = (device.alloc(rows * chosen * 4)?, device.alloc(rows * chosen * 4)?);
+    let args = Router {
+        logits: buffer.whole(),
+        experts: experts.whole(),
+        weights: weights.whole(),
+        rows,
+        num_experts,
+        chosen,
+    };
+    router(device, &args)?;
+    let (mut order, mut shares) = (Vec::new(), Vec::new());
+    for row in logits.chunks(num_experts) {
+        let value =
+            |expert: usize| if row[expert].is_nan() { f32::NEG_INFINITY } else { row[expert] };
+        let mut all: Vec<usize> = (0..num_experts).collect();
+        all.sort_by(|a, b| value(*b).total_cmp(&value(*a)));
+        all.truncate(chosen);
+        let exp = |expert: &usize| f64::from(value(*expert) - value(all[0])).exp();
+        let sum: f64 = all.iter().map(exp).sum();
+        shares.extend(all.iter().map(|expert| exp(expert) / sum));
+        order.extend(all.iter().map(|expert| *expert as u32));
+    }
+    let is_same = device.read::<u32>(experts.whole())? == order;
+    let error = max_relative_error(&device.read::<f32>(weights.whole())?, &shares, 1e-3)?;
+    // exp in float32 with the card's fast instruction: two units in the last place and a half.
+    Ok(Report { max_error: if is_same { error } else { f64::INFINITY }, tolerance: 1e-5 })
+}
+
+fn group(device: &Device, num_routes: usize, num_experts: usize, to_one: bool) -> Result<Report> {
+    let mut random = fastrand::Rng::with_seed(2);
+    let mut expert = || if to_one { 3 } else { random.u32(0..num_experts as u32) };
+    let experts: Vec<u32> = (0..num_routes).map(|_| expert()).collect();
+    let buffer = device.alloc_from(&experts)?;
+    let (grouped, offsets) = (device.alloc(num_routes * 4)?, device.alloc((num_experts + 1) * 4)?);
+    let args = GroupRoutes {
+        experts: buffer.whole(),
+        grouped: grouped.whole(),
+        offsets: offsets.whole(),
+        num_routes,
+        num_experts,
+    };
+    group_routes(device, &args)?;
+    let mut expected: Vec<u32> = (0..num_routes as u32).collect();
+    expected.sort_by_key(|route| experts[*route as usize]);
+    let begins = |expert: u32| experts.iter().filter(|other| **other < expert).count() as u32;
+    let begins: Vec<u32> = (0..=num_experts as u32).map(begins).collect();
+    let is_same = device.read::<u32>(grouped.whole())? == expected
+        && device.read::<u32>(offsets.whole())? == begins;
+    Ok(Report { max_error: if is_same { 0.0 } else { 1.0 }, tolerance: 0.0 })
+}

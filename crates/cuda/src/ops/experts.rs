@@ -1,0 +1,130 @@
+//! The two products of the experts.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::{Arguments, BF16, choice};
+use crate::{BufferSlice, Device, DevicePtr, Grid, Result};
+
+/// One product of every expert of a layer, MXFP4 as stored.
+#[derive(Clone, Copy, Debug)]
+pub struct ExpertWeights<'a> {
+    /// `[num_experts, outputs, inputs / 32, 16]` bytes.
+    pub blocks: BufferSlice<'a>,
+    /// `[num_experts, outputs, inputs / 32]` bytes.
+    pub scales: BufferSlice<'a>,
+    /// `[num_experts, outputs]` bf16.
+    pub bias: BufferSlice<'a>,
+}
+
+/// Arguments of [`experts`].
+#[derive(Clone, Copy, Debug)]
+pub struct Experts<'a> {
+    /// `[rows, hidden]` bf16.
+    pub x: BufferSlice<'a>,
+    /// Rows 2 j and 2 j + 1 are gate and up of intermediate value j: `[2 * intermediate, hidden]` each.
+    pub up: ExpertWeights<'a>,
+    /// `[hidden, intermediate]` each.
+    pub down: ExpertWeights<'a>,
+    /// `[rows * chosen]` u32 and `[num_experts + 1]` u32, as [`super::group_routes`] makes them.
+    pub grouped: BufferSlice<'a>,
+    /// See `grouped`.
+    pub offsets: BufferSlice<'a>,
+    /// `[rows * chosen]` float32: what each answer is multiplied by.
+    pub weights: BufferSlice<'a>,
+    /// `[rows * chosen, intermediate]` bf16: scratch memory.
+    pub inner: BufferSlice<'a>,
+    /// `[rows * chosen, hidden]` bf16: the answer of each route.
+    pub out: BufferSlice<'a>,
+    /// Rows of `x`.
+    pub rows: usize,
+    /// Experts of a row.
+    pub chosen: usize,
+    /// Experts there are.
+    pub num_experts: usize,
+    /// Elements of a row: a multiple of 32.
+    pub hidden: usize,
+    /// Width inside an expert: a multiple of 32.
+    pub intermediate: usize,
+    /// Bound of gates (above) and ups (both sides).
+    pub limit: f32,
+    /// Factor of the gate in the sigmoid.
+    pub alpha: f32,
+}
+
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Params {
+    x: DevicePtr,
+    blocks: DevicePtr,
+    scales: DevicePtr,
+    bias: DevicePtr,
+    grouped: DevicePtr,
+    offsets: DevicePtr,
+    weights: DevicePtr,
+    out: DevicePtr,
+    num_experts: u32,
+    outputs: u32,
+    inputs: u32,
+    routes_per_x: u32,
+    limit: f32,
+    alpha: f32,
+}
+
+/// `out[t] = weights[t] * down(swiglu(up(x[t / chosen])))` for every route t, by its expert.
+///
+/// # Safety
+/// `grouped` and `offsets` are what [`super::group_routes`] made of `rows * chosen` routes.
+pub unsafe fn experts(device: &Device, args: &Experts<'_>) -> Result<()> {
+    let check = Arguments { device, op: "experts" };
+    let Experts { rows, chosen, num_experts, hidden, intermediate, .. } = *args;
+    for (field, width) in [("hidden", hidden), ("intermediate", intermediate)] {
+        if !width.is_multiple_of(32) {
+            return check.refuse(field, format!("is {width}, not a multiple of 32"));
+        }
+    }
+    let num_routes = rows * chosen;
+    let word = size_of::<u32>();
+    let grouped = check.tensor("grouped", args.grouped, &[num_routes], word)?;
+    let offsets = check.tensor("offsets", args.offsets, &[num_experts + 1], word)?;
+    let weights = check.tensor("weights", args.weights, &[num_routes], word)?;
+    let inner = check.tensor("inner", args.inner, &[num_routes, intermediate], BF16)?;
+    let params = |x, weight: &ExpertWeights<'_>, out, outputs: usize, inputs: usize| {
+        let shape = [num_experts, outputs, inputs / 32];
+        Ok(Params {
+            x,
+            blocks: check.tensor("blocks", weight.blocks, &shape, 16)?,
+            scales: check.tensor("scales", weight.scales, &shape, 1)?,
+            bias: check.tensor("bias", weight.bias, &[num_experts, outputs], BF16)?,
+            grouped,
+            offsets,
+            weights,
+            out,
+            num_experts: check.count("num_experts", num_experts)?,
+            outputs: check.count("outputs", outputs)?,
+            inputs: check.count("inputs", inputs)?,
+            routes_per_x: 1,
+            limit: args.limit,
+            alpha: args.alpha,
+        })
+    };
+    let x = check.tensor("x", args.x, &[rows, hidden], BF16)?;
+    let out = check.tensor("out", args.out, &[num_routes, hidden], BF16)?;
+    let up = params(x, &args.up, inner, 2 * intermediate, hidden)?;
+    let up = Params { routes_per_x: check.count("chosen", chosen)?, ..up };
+    let down = params(inner, &args.down, out, hidden, intermediate)?;
+    let kernels = choice::experts(num_routes, num_experts);
+    let [tile_len, tile_outputs] = kernels.tile;
+    // Each expert in use begins a tile of its own.
+    let num_tiles = num_routes.min(num_experts + num_routes / tile_len);
+    for (kernel, params) in [(kernels.up, up), (kernels.down, down)] {
+        let tiles = (params.outputs as usize).div_ceil(tile_outputs);
+        let grid = Grid {
+            grid: [check.count("outputs", tiles)?, check.count("rows", num_tiles)?, 1],
+            block: [kernels.threads, 1, 1],
+            shared_bytes: 0,
+        };
+        // SAFETY: every tensor has the length that the counts say, the caller promises what the lists hold.
+        unsafe { device.launch(kernel, &grid, &params) }?;
+    }
+    Ok(())
+}

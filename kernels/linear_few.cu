@@ -1,0 +1,91 @@
+// linear_few: a dense product for few rows; bound by reading the weights, which happens once.
+//
+//   out[r][n] = sum over k of x[r][k] * weight[n][k], + bias[n] if there is one
+//
+// Shapes:  x [rows, k] bf16, rows at most 8, 16 or 32 (one kernel each); weight [n, k] bf16; bias [n] bf16;
+//          out [rows, n] bf16 or float32; k a multiple of 32.
+// Launch:  four warps for every 16 rows of the weight, each taking every fourth step of 32 k.
+// Traffic: reads the weight once, in pieces of 64 bytes a row; x comes from the caches. A thread copies what it will
+//          use itself, seven steps ahead and so without a barrier: 28 KB of a block are on their way at any time.
+//
+// The weights are the left operand of mma, so that one instruction serves up to eight rows of x. Within a step lane
+// place p holds k 8 p .. 8 p + 7 of both operands: any order of k gives the same sums, and this one loads 16 bytes.
+
+#include "common/ptx.cuh"
+
+struct LinearFewParams {
+    const bf16* x;
+    const bf16* weight;
+    const bf16* bias; // null: none
+    void* out;
+    uint32_t rows, n, k;
+    uint32_t is_float;
+};
+
+constexpr uint32_t kFewWarps = 4;
+constexpr uint32_t kFewStages = 8; // steps of a warp that are under way or in use
+
+template <uint32_t kGroups>
+static __device__ __forceinline__ void linear_few(const LinearFewParams& p) {
+    SHARED(float, parts, [kFewWarps][kGroups * 8][16 + 1]);
+    SHARED(uint4, ahead, [kFewStages][2][kFewWarps * 32]);
+    const uint32_t warp = threadIdx.x / 32, group = threadIdx.x % 32 / 4, place = threadIdx.x % 4;
+    const uint32_t first = blockIdx.x * 16, last = p.n - 1;
+    // Rows beyond the end repeat the last one; their sums are not written.
+    const bf16* low = p.weight + static_cast<size_t>(first + group < last ? first + group : last) * p.k + place * 8;
+    const bf16* high = p.weight + static_cast<size_t>(first + group + 8 < last ? first + group + 8 : last) * p.k + place * 8;
+    float sums[kGroups][4] = {};
+    const uint4 zero = make_uint4(0, 0, 0, 0);
+    const uint32_t num_steps = p.k / 32;
+    const auto load = [&](uint32_t step) {
+        if (step < num_steps) {
+            cp_async_16(&ahead[step / kFewWarps % kFewStages][0][threadIdx.x], low + step * 32);
+            cp_async_16(&ahead[step / kFewWarps % kFewStages][1][threadIdx.x], high + step * 32);
+        }
+        cp_async_commit();
+    };
+    // Weights are written by no kernel, so they may be read before the one before this has ended.
+    for (uint32_t i = 0; i < kFewStages - 1; i++) load(warp + i * kFewWarps);
+    pdl_wait();
+    for (uint32_t step = warp; step < num_steps; step += kFewWarps) {
+        load(step + (kFewStages - 1) * kFewWarps);
+        cp_async_wait<kFewStages - 1>();
+        const uint4 l = ld_v4(&ahead[step / kFewWarps % kFewStages][0][threadIdx.x]);
+        const uint4 h = ld_v4(&ahead[step / kFewWarps % kFewStages][1][threadIdx.x]);
+        const uint32_t a_first[4] = {l.x, h.x, l.y, h.y}, a_second[4] = {l.z, h.z, l.w, h.w};
+#pragma unroll
+        for (uint32_t g = 0; g < kGroups; g++) {
+            const uint32_t row = g * 8 + group;
+            const uint4 x = row < p.rows ? ld_v4(p.x + static_cast<size_t>(row) * p.k + step * 32 + place * 8) : zero;
+            const uint32_t b_first[2] = {x.x, x.y}, b_second[2] = {x.z, x.w};
+            mma_bf16_16816(sums[g], a_first, b_first);
+            mma_bf16_16816(sums[g], a_second, b_second);
+        }
+    }
+    pdl_launch();
+#pragma unroll
+    for (uint32_t g = 0; g < kGroups; g++) {
+#pragma unroll
+        for (uint32_t i = 0; i < 4; i++) {
+            parts[warp][g * 8 + place * 2 + i % 2][group + i / 2 * 8] = sums[g][i];
+        }
+    }
+    __syncthreads();
+    for (uint32_t i = threadIdx.x; i < p.rows * 16; i += kFewWarps * 32) {
+        const uint32_t row = i / 16, column = first + i % 16;
+        if (column > last) continue;
+        float sum = p.bias == nullptr ? 0.0f : to_float(p.bias[column]);
+#pragma unroll
+        for (uint32_t w = 0; w < kFewWarps; w++) sum += parts[w][row][i % 16];
+        const size_t at = static_cast<size_t>(row) * p.n + column;
+        if (p.is_float) {
+            static_cast<float*>(p.out)[at] = sum;
+        } else {
+            static_cast<bf16*>(p.out)[at] = to_bf16(sum);
+        }
+    }
+}
+
+KERNEL(linear_few_8, LinearFewParams, kFewWarps * 32) { linear_few<1>(p); }
+KERNEL(linear_few_16, LinearFewParams, kFewWarps * 32) { linear_few<2>(p); }
+KERNEL(linear_few_32, LinearFewParams, kFewWarps * 32) { linear_few<4>(p); }
