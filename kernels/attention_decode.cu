@@ -5,9 +5,9 @@
 //
 // over the positions j up to the row's own, of which a window layer sees the last `window`.
 //
-// Shapes:  qkv, keys, values, sinks, positions, tables, out as in attention_prefill; rows [rows]: row, 1, start in
+// Shapes:  queries, keys, values, sinks, positions, tables, out as in attention_prefill; rows [rows]: row, 1, start in
 //          tables, first block of the table; parts [rows, heads, splits, 64] and stats [rows, heads, splits] (greatest score,
-//          sum) float32; at most 16 heads for a key head.
+//          sum) float32; at most 16 heads for a key head. A row with 0 in place of 1 pads the batch and is left out.
 // Launch:  attention_decode: grid (splits, kv_heads, rows), four warps that take turns at 16 keys, all heads of a key
 //          head together. attention_combine: grid (heads, rows), one thread an element.
 // Traffic: keys and values once, in pieces of 2 KB; the parts are small beside them.
@@ -15,7 +15,7 @@
 #include "common/attention.cuh"
 
 struct AttentionDecodeParams {
-    const bf16* qkv;
+    const bf16* queries;
     const bf16* keys;
     const bf16* values;
     const bf16* sinks;
@@ -25,9 +25,9 @@ struct AttentionDecodeParams {
     float* parts;
     float2* stats;
     bf16* out;
-    uint32_t num_heads, num_kv_heads, block_len, window;
+    uint32_t num_heads, num_kv_heads, block_len, num_blocks;
+    uint32_t num_rows, table_len, window;
     uint32_t num_splits;
-    uint32_t unused;
 };
 
 constexpr int kDecodeWarps = 4, kDecodeKeys = 16;
@@ -36,11 +36,13 @@ KERNEL(attention_decode, AttentionDecodeParams, kDecodeWarps * 32) {
     SHARED(bf16, staged, [kDecodeWarps][2][2][kDecodeKeys * kHeadLen]); // warp, turn, keys or values
     SHARED(float2, stats, [kDecodeWarps][16]);
     const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, split = blockIdx.x;
-    const uint32_t group = p.num_heads / p.num_kv_heads, width = (p.num_heads + 2 * p.num_kv_heads) * kHeadLen;
+    const uint32_t group = p.num_heads / p.num_kv_heads;
     pdl_wait();
     const uint4 row = p.rows[blockIdx.z];
+    if (row.y == 0 || row.x >= p.num_rows || row.z > p.table_len) return;
     const uint32_t own = p.positions[row.x], first_head = blockIdx.y * group;
-    const KvSource source = {p.keys, p.values, p.tables + row.z, row.w, p.block_len, p.num_kv_heads, blockIdx.y};
+    const KvSource source = {p.keys,      p.values,     p.tables + row.z, p.table_len - row.z, row.w,
+                             p.block_len, p.num_blocks, p.num_kv_heads,   blockIdx.y};
     // Whole turns of all warps for a split, so that no two splits share a turn.
     const uint32_t seen_from = own >= p.window ? own - p.window + 1 : 0, turn_len = kDecodeWarps * kDecodeKeys;
     const uint32_t num_turns = (own + 1 - seen_from + turn_len - 1) / turn_len;
@@ -50,7 +52,7 @@ KERNEL(attention_decode, AttentionDecodeParams, kDecodeWarps * 32) {
     Attention attention;
     attention.begin([&](int half) {
         const uint32_t head = static_cast<uint32_t>(half) * 8 + lane / 4;
-        return head < group ? p.qkv + static_cast<size_t>(row.x) * width + (first_head + head) * kHeadLen : nullptr;
+        return head < group ? p.queries + (static_cast<size_t>(row.x) * p.num_heads + first_head + head) * kHeadLen : nullptr;
     });
     const uint32_t my_begin = begin + warp * kDecodeKeys;
     const auto load = [&](uint32_t start, uint32_t turn) {
@@ -107,7 +109,9 @@ KERNEL(attention_decode, AttentionDecodeParams, kDecodeWarps * 32) {
 KERNEL(attention_combine, AttentionDecodeParams, kHeadLen) {
     const uint32_t head = blockIdx.x, element = threadIdx.x;
     pdl_wait();
-    const uint32_t row = p.rows[blockIdx.y].x;
+    const uint4 tile = p.rows[blockIdx.y];
+    if (tile.y == 0 || tile.x >= p.num_rows || tile.z > p.table_len) return;
+    const uint32_t row = tile.x;
     const size_t first = (static_cast<size_t>(blockIdx.y) * p.num_heads + head) * p.num_splits;
     const float sink = to_float(p.sinks[head]);
     float max = sink;

@@ -4,9 +4,9 @@
 //
 // over the positions j up to the row's own, of which a window layer sees the last `window`.
 //
-// Shapes:  qkv [rows, qkv_width] bf16, of which the queries come first and are rotated; keys, values [blocks, kv_heads,
-//          block_len, 64] bf16; sinks [heads] bf16; positions [rows] u32; tables u32; out [rows, heads * 64] bf16;
+// Shapes:  queries [rows, heads * 64] bf16, rotated; keys, values [blocks, kv_heads, block_len, 64] bf16; sinks [heads] bf16; positions [rows] u32; tables u32; out [rows, heads * 64] bf16;
 //          tiles [tiles]: first row, number of rows (at most 64 / group), start in tables, first block of the table.
+//          A tile without rows, or with rows that do not exist, is left out.
 // Launch:  grid (tiles, kv_heads), four warps of 16 queries each: the `group` query heads of a key head lie side by
 //          side, so that a key is read once for all of them. The next 64 keys are under way while these are used.
 // Traffic: each tile reads the keys and values it sees once.
@@ -14,7 +14,7 @@
 #include "common/attention.cuh"
 
 struct AttentionPrefillParams {
-    const bf16* qkv;
+    const bf16* queries;
     const bf16* keys;
     const bf16* values;
     const bf16* sinks;
@@ -22,7 +22,9 @@ struct AttentionPrefillParams {
     const uint32_t* tables;
     const uint4* tiles;
     bf16* out;
-    uint32_t num_heads, num_kv_heads, block_len, window;
+    uint32_t num_heads, num_kv_heads, block_len, num_blocks;
+    uint32_t num_rows, table_len, window;
+    uint32_t unused;
 };
 
 constexpr int kTileKeys = 64;
@@ -32,12 +34,15 @@ KERNEL(attention_prefill, AttentionPrefillParams, kPrefillThreads) {
     SHARED(bf16, keys, [2][kTileKeys * kHeadLen]);
     SHARED(bf16, values, [2][kTileKeys * kHeadLen]);
     const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const uint32_t group = p.num_heads / p.num_kv_heads, width = (p.num_heads + 2 * p.num_kv_heads) * kHeadLen;
+    const uint32_t group = p.num_heads / p.num_kv_heads;
     pdl_wait();
     const uint4 tile = p.tiles[blockIdx.x];
-    const uint32_t first_row = tile.x, num_rows = tile.y, first_position = p.positions[first_row];
+    const uint32_t first_row = tile.x, num_rows = tile.y;
+    if (num_rows == 0 || num_rows > p.num_rows || first_row > p.num_rows - num_rows || tile.z > p.table_len) return;
+    const uint32_t first_position = p.positions[first_row];
     const uint32_t first_head = blockIdx.y * group;
-    const KvSource source = {p.keys, p.values, p.tables + tile.z, tile.w, p.block_len, p.num_kv_heads, blockIdx.y};
+    const KvSource source = {p.keys,      p.values,     p.tables + tile.z, p.table_len - tile.z, tile.w,
+                             p.block_len, p.num_blocks, p.num_kv_heads,    blockIdx.y};
     // Query m of the tile is of row m / group and head m % group.
     uint32_t rows[2], heads[2];
     bool is_query[2];
@@ -51,7 +56,7 @@ KERNEL(attention_prefill, AttentionPrefillParams, kPrefillThreads) {
     Attention attention;
     attention.begin([&](int half) {
         const size_t row = first_row + rows[half];
-        return is_query[half] ? p.qkv + row * width + heads[half] * kHeadLen : nullptr;
+        return is_query[half] ? p.queries + (row * p.num_heads + heads[half]) * kHeadLen : nullptr;
     });
     const uint32_t end = first_position + num_rows;
     const uint32_t begin = first_position >= p.window ? first_position - p.window + 1 : 0;

@@ -7,7 +7,7 @@
 //
 // Shapes:  x [rows, inputs] bf16 (up), h [routes, inputs] bf16 (down); blocks [experts, outputs, inputs / 32, 16] and
 //          scales [experts, outputs, inputs / 32] u8; bias [experts, outputs] bf16; grouped [routes], offsets
-//          [experts + 1] u32; out [routes, outputs / 2] (up) or [routes, outputs] (down) bf16; outputs a multiple of 16.
+//          [experts + 1] u32; out [routes, outputs / 2] bf16 (up) or [routes, outputs] float32 (down); outputs a multiple of 16.
 // Launch:  grid (outputs / 16, tiles of up to 8 routes of one expert), four warps a block that share the inputs.
 // Traffic: the weights of an expert with up to 8 routes are read once, 64 bytes of a row at a time. A thread copies what
 //          it will use itself, five steps ahead and so without a barrier: 20 KB of a block are on their way at any time.
@@ -26,10 +26,12 @@ struct ExpertsFewParams {
     const uint32_t* grouped;
     const uint32_t* offsets;
     const float* weights; // of the routes; null for up
-    bf16* out;
+    void* out;
     uint32_t num_experts, outputs, inputs;
     uint32_t routes_per_x; // k for up, 1 for down
+    uint32_t num_routes;
     float limit, alpha;
+    uint32_t unused;
 };
 
 constexpr uint32_t kExpertWarps = 4;
@@ -42,7 +44,7 @@ static __device__ __forceinline__ void experts_few(const ExpertsFewParams& p) {
     SHARED(uint4, ahead, [kAhead][2][kExpertWarps * 32]);
     const uint32_t warp = threadIdx.x / 32, group = threadIdx.x % 32 / 4, place = threadIdx.x % 4;
     pdl_wait();
-    const RouteTile tile = find_route_tile(p.offsets, p.num_experts, kRoutes, blockIdx.y);
+    const RouteTile tile = find_route_tile(p.offsets, p.num_experts, p.num_routes, kRoutes, blockIdx.y);
     if (tile.num == 0) return;
     const uint32_t num_blocks = p.inputs / 32;
     const size_t row = static_cast<size_t>(tile.expert) * p.outputs + blockIdx.x * 16 + group;
@@ -51,7 +53,7 @@ static __device__ __forceinline__ void experts_few(const ExpertsFewParams& p) {
     const uint8_t* low_scales = p.scales + row * num_blocks;
     const uint8_t* high_scales = low_scales + static_cast<size_t>(8) * num_blocks;
     const bool is_route = group < tile.num;
-    const uint32_t route = is_route ? p.grouped[tile.first + group] : 0;
+    const uint32_t route = is_route ? route_at(p.grouped, tile.first + group, p.num_routes) : 0;
     const bf16* x = p.x + static_cast<size_t>(route / p.routes_per_x) * p.inputs;
     const uint4 zero = make_uint4(0, 0, 0, 0);
     float sums[4] = {};
@@ -101,15 +103,14 @@ static __device__ __forceinline__ void experts_few(const ExpertsFewParams& p) {
     constexpr uint32_t kOutputs = kIsUp ? 8 : 16;
     for (uint32_t i = threadIdx.x; i < tile.num * kOutputs; i += kExpertWarps * 32) {
         const uint32_t place_of_route = i / kOutputs, output = i % kOutputs;
-        const uint32_t to = p.grouped[tile.first + place_of_route];
-        float value;
+        const uint32_t to = route_at(p.grouped, tile.first + place_of_route, p.num_routes);
+        const size_t at = (static_cast<size_t>(to) * gridDim.x + blockIdx.x) * kOutputs + output;
         if (kIsUp) {
-            value = swiglu(sum(place_of_route, output * 2), sum(place_of_route, output * 2 + 1), p.limit, p.alpha);
+            const float gate = sum(place_of_route, output * 2), up = sum(place_of_route, output * 2 + 1);
+            static_cast<bf16*>(p.out)[at] = to_bf16(swiglu(gate, up, p.limit, p.alpha));
         } else {
-            value = p.weights[to] * sum(place_of_route, output);
+            static_cast<float*>(p.out)[at] = p.weights[to] * sum(place_of_route, output);
         }
-        const uint32_t width = kIsUp ? p.outputs / 2 : p.outputs;
-        p.out[static_cast<size_t>(to) * width + blockIdx.x * kOutputs + output] = to_bf16(value);
     }
 }
 

@@ -22,10 +22,12 @@ struct ExpertsManyParams {
     const uint32_t* grouped;
     const uint32_t* offsets;
     const float* weights; // of the routes; null for up
-    bf16* out;
+    void* out;
     uint32_t num_experts, outputs, inputs;
     uint32_t routes_per_x; // k for up, 1 for down
+    uint32_t num_routes;
     float limit, alpha;
+    uint32_t unused;
 };
 
 constexpr int kTileRoutes = 64, kTileOutputs = 128, kManyThreads = 256, kManyStages = 3;
@@ -40,12 +42,12 @@ static __device__ __forceinline__ void experts_many(const ExpertsManyParams& p) 
     const int thread = static_cast<int>(threadIdx.x);
     const uint32_t first_output = blockIdx.x * kTileOutputs, num_blocks = p.inputs / 32;
     pdl_wait();
-    const RouteTile tile = find_route_tile(p.offsets, p.num_experts, kTileRoutes, blockIdx.y);
+    const RouteTile tile = find_route_tile(p.offsets, p.num_experts, p.num_routes, kTileRoutes, blockIdx.y);
     if (tile.num == 0) return;
     // What this thread copies: a chunk of one route's inputs, and (half of the threads) one block of weights.
     const uint32_t place = static_cast<uint32_t>(thread / 4);
     const bool is_route = place < tile.num;
-    const uint32_t route = is_route ? p.grouped[tile.first + place] : 0;
+    const uint32_t route = is_route ? route_at(p.grouped, tile.first + place, p.num_routes) : 0;
     const bf16* x = p.x + static_cast<size_t>(route / p.routes_per_x) * p.inputs + thread % 4 * 8;
     // Two threads share an output: each turns half of its block to bf16.
     const int my_output = thread / 2, half = thread % 2;
@@ -88,16 +90,17 @@ static __device__ __forceinline__ void experts_many(const ExpertsManyParams& p) 
     sums.for_each([&](int m, int n, float left, float right) {
         const uint32_t column = first_output + static_cast<uint32_t>(n);
         if (static_cast<uint32_t>(m) >= tile.num || column >= p.outputs) return;
-        const uint32_t to = p.grouped[tile.first + static_cast<uint32_t>(m)];
+        const uint32_t to = route_at(p.grouped, tile.first + static_cast<uint32_t>(m), p.num_routes);
         left += to_float(bias[column]);
         right += to_float(bias[column + 1]);
         if (kIsUp) {
             const size_t at = static_cast<size_t>(to) * (p.outputs / 2) + column / 2;
-            p.out[at] = to_bf16(swiglu(left, right, p.limit, p.alpha));
+            static_cast<bf16*>(p.out)[at] = to_bf16(swiglu(left, right, p.limit, p.alpha));
         } else {
             const float weight = p.weights[to];
             const size_t at = static_cast<size_t>(to) * p.outputs + column;
-            *reinterpret_cast<uint32_t*>(p.out + at) = pack_bf16x2(weight * left, weight * right);
+            static_cast<float*>(p.out)[at] = weight * left;
+            static_cast<float*>(p.out)[at + 1] = weight * right;
         }
     });
 }

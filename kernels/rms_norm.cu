@@ -1,18 +1,18 @@
 // rms_norm: adds a block's output to the residual stream and normalizes the sum.
 //
-//   residual[r] += x[r][0] + x[r][1] + ... (if x is given), rounded once to bf16
+//   residual[r] += x[r][0] + x[r][1] + ... (if x is given)
 //   out[r]       = residual[r] / sqrt(mean(residual[r]^2) + eps) * gain, rounded once
 //
-// Shapes:  x [rows, parts, width] bf16; residual, out [rows, width] bf16; gain [width] bf16; width a multiple of 8, at
-//          most 8192.
+// Shapes:  x [rows, parts, width] and residual [rows, width] float32; out [rows, width] and gain [width] bf16; width a
+//          multiple of 8, at most 8192.
 // Launch:  one block of 256 threads a row; each thread keeps its part of the row in registers.
 // Traffic: reads x, residual and gain once, writes residual (if x is given) and out once.
 
 #include "common/vector.cuh"
 
 struct RmsNormParams {
-    const bf16* x; // null: nothing is added
-    bf16* residual;
+    const float* x; // null: nothing is added
+    float* residual;
     const bf16* gain;
     bf16* out;
     uint32_t width;
@@ -36,18 +36,16 @@ KERNEL(rms_norm, RmsNormParams, kThreads) {
     for (int i = 0; i < kMaxVectors; i++) {
         const int vector = thread + i * kThreads;
         if (vector >= num_vectors) continue;
-        const size_t at = row + static_cast<size_t>(vector) * 8;
-        unpack_8(ld_v4(p.residual + at), values[i]);
+        float* at = p.residual + row + static_cast<size_t>(vector) * 8;
+        load_8(at, values[i]);
         if (p.x != nullptr) {
             for (uint32_t part = 0; part < p.num_parts; part++) {
                 float added[8];
-                unpack_8(ld_v4(p.x + (static_cast<size_t>(blockIdx.x) * p.num_parts + part) * p.width + vector * 8), added);
+                load_8(p.x + (static_cast<size_t>(blockIdx.x) * p.num_parts + part) * p.width + vector * 8, added);
 #pragma unroll
                 for (int j = 0; j < 8; j++) values[i][j] += added[j];
             }
-            const uint4 rounded = pack_8(values[i]);
-            st_v4(p.residual + at, rounded);
-            unpack_8(rounded, values[i]);
+            store_8(at, values[i]);
         }
 #pragma unroll
         for (int j = 0; j < 8; j++) sum += values[i][j] * values[i][j];

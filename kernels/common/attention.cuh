@@ -16,26 +16,21 @@ struct KvSource {
     const bf16* keys;
     const bf16* values;
     const uint32_t* table; // its first entry is of block `first_block` of positions
-    uint32_t first_block, block_len, num_kv_heads, kv_head;
+    uint32_t table_len, first_block, block_len, num_blocks, num_kv_heads, kv_head;
 
-    // The first element of a position.
-    __device__ __forceinline__ size_t at(uint32_t position) const {
-        const size_t block = table[position / block_len - first_block];
-        return ((block * num_kv_heads + kv_head) * block_len + position % block_len) * kHeadLen;
-    }
-
-    // Begins to copy positions `start` .. `start + kKeys`, as far as they are below `end`; the rest are zeros. The
-    // `kThreads` threads that share the work are numbered by `thread`.
+    // Begins to copy positions `start` .. `start + kKeys`, as far as they are below `end`; the rest are zeros, and so
+    // is a position whose block does not exist. The `kThreads` threads that share the work are numbered by `thread`.
     template <int kKeys, int kThreads>
     __device__ __forceinline__ void copy(bf16* keys_to, bf16* values_to, uint32_t start, uint32_t end, int thread) const {
 #pragma unroll
         for (int i = thread; i < kKeys * 8; i += kThreads) {
             const int row = i / 8, chunk = i % 8;
-            const uint32_t position = start + static_cast<uint32_t>(row);
-            const bool is_valid = position < end;
-            const size_t from = is_valid ? at(position) + chunk * 8 : 0;
-            cp_async_16(keys_to + kv_chunk(row, chunk), keys + from, is_valid);
-            cp_async_16(values_to + kv_chunk(row, chunk), values + from, is_valid);
+            const uint32_t position = start + static_cast<uint32_t>(row), index = position / block_len - first_block;
+            const size_t block = position < end && index < table_len ? table[index] : num_blocks;
+            const bool is_valid = block < num_blocks;
+            const size_t at = ((block * num_kv_heads + kv_head) * block_len + position % block_len) * kHeadLen + chunk * 8;
+            cp_async_16(keys_to + kv_chunk(row, chunk), keys + (is_valid ? at : 0), is_valid);
+            cp_async_16(values_to + kv_chunk(row, chunk), values + (is_valid ? at : 0), is_valid);
         }
     }
 };

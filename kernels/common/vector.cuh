@@ -1,4 +1,4 @@
-// Eight bf16 at a time, as 16 bytes and as floats.
+// Eight numbers at a time: bf16 as 16 bytes, and floats.
 #pragma once
 
 #include "ptx.cuh"
@@ -16,4 +16,19 @@ __device__ __forceinline__ void unpack_8(uint4 v, float (&to)[8]) {
 __device__ __forceinline__ uint4 pack_8(const float (&from)[8]) {
     return make_uint4(pack_bf16x2(from[0], from[1]), pack_bf16x2(from[2], from[3]), pack_bf16x2(from[4], from[5]),
                       pack_bf16x2(from[6], from[7]));
+}
+
+__device__ __forceinline__ void load_8(const float* from, float (&to)[8]) {
+    const uint4 low = ld_v4(from), high = ld_v4(from + 4);
+    const uint32_t bits[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+#pragma unroll
+    for (int i = 0; i < 8; i++) to[i] = __uint_as_float(bits[i]);
+}
+
+__device__ __forceinline__ void store_8(float* to, const float (&from)[8]) {
+    uint32_t bits[8];
+#pragma unroll
+    for (int i = 0; i < 8; i++) bits[i] = __float_as_uint(from[i]);
+    st_v4(to, make_uint4(bits[0], bits[1], bits[2], bits[3]));
+    st_v4(to + 4, make_uint4(bits[4], bits[5], bits[6], bits[7]));
 }

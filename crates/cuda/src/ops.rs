@@ -18,7 +18,7 @@ pub use attention::{
 };
 pub use embedding::{Embedding, embedding};
 pub use experts::{ExpertWeights, Experts, experts};
-pub use linear::{Linear, Output, linear};
+pub use linear::{Linear, linear};
 pub use rms_norm::{RmsNorm, rms_norm};
 pub use rope::{Rope, rope};
 pub use router::{GroupRoutes, Router, group_routes, router};
@@ -29,6 +29,15 @@ use crate::{BufferSlice, Device, DevicePtr, Error, Result};
 const BF16: usize = 2;
 /// Kernels load and store up to this many bytes at a time.
 const VECTOR_BYTES: usize = 16;
+
+/// Where an answer goes, and how it is stored.
+#[derive(Clone, Copy, Debug)]
+pub enum Output<'a> {
+    /// Rounded to bf16.
+    Bf16(BufferSlice<'a>),
+    /// As float32.
+    F32(BufferSlice<'a>),
+}
 
 /// Elements of a head; the kernels know no other.
 pub const HEAD_LEN: usize = 64;
@@ -50,6 +59,11 @@ impl KvShape {
     /// Query heads that share a key head.
     pub fn group(&self) -> usize {
         self.num_heads / self.num_kv_heads
+    }
+
+    /// Elements of a row of queries.
+    pub fn query_len(&self) -> usize {
+        self.num_heads * HEAD_LEN
     }
 
     /// Elements of a row of queries, keys and values.
@@ -78,6 +92,14 @@ impl Arguments<'_> {
         match u32::try_from(value) {
             Ok(count) if count > 0 => Ok(count),
             _ => self.refuse(field, format!("is {value}, not from 1 to {}", u32::MAX)),
+        }
+    }
+
+    /// The address of an answer, and whether it is float32.
+    fn output(&self, out: Output<'_>, shape: &[usize]) -> Result<(DevicePtr, u32)> {
+        match out {
+            Output::Bf16(out) => Ok((self.tensor("out", out, shape, BF16)?, 0)),
+            Output::F32(out) => Ok((self.tensor("out", out, shape, size_of::<f32>())?, 1)),
         }
     }
 

@@ -7,12 +7,9 @@
 //! pages over as they are first written.
 
 mod attention;
-mod batch;
 mod experts;
 mod forward;
 mod kv_pool;
-mod memory;
-mod rope;
 
 use candle_core::Tensor;
 use harmonium_engine::{Batch, Executor, ExecutorError, ExecutorSpec, Sampled};
@@ -23,8 +20,12 @@ use self::forward::Model;
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::sampler;
+use crate::memory::{self, KvLimits};
 use crate::simd::Simd;
+use crate::{batch, sampler};
+
+/// Bound of [`CpuOptions::num_threads`].
+const MAX_THREADS: usize = 1 << 12;
 
 /// What a [`CpuExecutor`] may take of the machine.
 #[derive(Debug, Clone)]
@@ -63,7 +64,20 @@ impl CpuOptions {
     /// The `kv_bytes` in which one sequence of full length fits beside the windows of all others. Most sequences
     /// are far shorter than the context, so this is room for many. The other fields are taken as they are.
     pub fn kv_bytes_for_one_context(&self, config: &Config) -> u64 {
-        memory::bytes_for_one_context(config, self)
+        memory::bytes_for_one_context(config, &self.limits())
+    }
+
+    /// Prefixes of chats end every few hundred tokens: one spare window block for four full ones covers them.
+    fn limits(&self) -> KvLimits {
+        KvLimits {
+            context_len: self.context_len,
+            kv_bytes: self.kv_bytes,
+            max_rows: self.max_rows,
+            max_sequences: self.max_sequences,
+            block_size: self.block_size,
+            element_bytes: 4,
+            full_blocks_per_spare: 4,
+        }
     }
 }
 
@@ -79,7 +93,12 @@ impl CpuExecutor {
     /// Plans memory and starts the threads. Weights stay where the checkpoint has them.
     pub fn new(checkpoint: &Checkpoint, options: &CpuOptions) -> Result<Self> {
         let config = checkpoint.config();
-        let spec = memory::plan(config, options)?;
+        if options.num_threads.is_some_and(|num| !(1..=MAX_THREADS).contains(&num)) {
+            let message =
+                format!("{} is not from 1 to {MAX_THREADS}", options.num_threads.unwrap_or(0));
+            return Err(Error::Option { option: "num_threads", message });
+        }
+        let spec = memory::plan(config, &options.limits())?;
         let num_tokens = options.num_tokens.unwrap_or(config.vocab_size);
         if num_tokens == 0 || num_tokens > config.vocab_size {
             let message =
@@ -102,7 +121,13 @@ impl CpuExecutor {
         &mut self,
         batch: &Batch,
         rows: &[usize],
-    ) -> Result<Tensor, ExecutorError> {
+    ) -> Result<Vec<f32>, ExecutorError> {
+        let logits = self.forward(batch, rows)?;
+        forward::with_values(&logits, <[f32]>::to_vec)
+            .map_err(|e| ExecutorError::Step(e.to_string()))
+    }
+
+    fn forward(&mut self, batch: &Batch, rows: &[usize]) -> Result<Tensor, ExecutorError> {
         batch::check(batch, &self.spec).map_err(ExecutorError::Step)?;
         let model = &mut self.model;
         self.threads
@@ -118,7 +143,7 @@ impl Executor for CpuExecutor {
 
     fn run(&mut self, batch: &Batch) -> Result<Vec<Sampled>, ExecutorError> {
         let rows: Vec<usize> = batch.samples.iter().map(|sample| sample.row).collect();
-        let logits = self.logits(batch, &rows)?;
+        let logits = self.forward(batch, &rows)?;
         let num_tokens = self.num_tokens;
         self.threads.install(|| {
             forward::with_values(&logits, |logits| {

@@ -75,6 +75,9 @@ pub enum Error {
     /// The forward pass failed.
     #[error(transparent)]
     Executor(#[from] harmonium_engine::ExecutorError),
+    /// A device could not do what was asked of it.
+    #[error(transparent)]
+    Device(#[from] harmonium_cuda::Error),
     /// A tensor operation failed.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),

@@ -1,23 +1,28 @@
-//! GPT-OSS itself: its files, what they mean, and the forward pass on a CPU.
+//! GPT-OSS itself: its files, what they mean, and the forward pass on a CPU and on a CUDA device.
 //!
-//! [`Checkpoint`] maps and checks the files of a [`Source`], [`CpuExecutor`] runs
+//! [`Checkpoint`] maps and checks the files of a [`Source`], [`CpuExecutor`] and [`CudaExecutor`] run
 //! batches over them and [`logits`](logits::logits) answers with raw logits for comparison with other
 //! implementations. The crate knows batches of token ids; it knows neither requests nor text, and it reads
 //! no environment variable.
 
+mod batch;
 pub mod checkpoint;
 pub mod config;
 pub mod cpu;
+pub mod cuda;
 mod error;
 pub mod logits;
+mod memory;
 pub mod mxfp4;
 #[cfg(test)]
 mod parity;
 pub mod product;
+mod rope;
 mod sampler;
 mod simd;
 
 pub use checkpoint::{Checkpoint, Generation, Source};
 pub use config::Config;
 pub use cpu::{CpuExecutor, CpuOptions};
+pub use cuda::{CudaExecutor, CudaOptions};
 pub use error::{Error, Result};

@@ -6,12 +6,14 @@
 use std::collections::{HashMap, VecDeque};
 use std::path::Path;
 
-use harmonium_engine::{Batch, BlockId, Executor, ExecutorSpec, Span};
+use harmonium_cuda::Device;
+use harmonium_engine::{Batch, BlockId, Executor, ExecutorError, ExecutorSpec, Span};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
 use crate::checkpoint::Checkpoint;
 use crate::cpu::{CpuExecutor, CpuOptions};
+use crate::cuda::{CudaExecutor, CudaOptions};
 use crate::error::{Error, Result};
 
 /// How the tokens are run.
@@ -25,8 +27,16 @@ pub enum LogitsMode {
     DecodeLast(usize),
 }
 
-/// Logits of every token, row-major `[tokens, vocab_size]`.
-pub fn logits(checkpoint: &Checkpoint, tokens: &[u32], mode: LogitsMode) -> Result<Vec<f32>> {
+/// Most rows that a device takes at once; longer chunks are cut.
+const MAX_DEVICE_ROWS: usize = 4096;
+
+/// Logits of every token, row-major `[tokens, vocab_size]`, on the processor or on a device.
+pub fn logits(
+    checkpoint: &Checkpoint,
+    tokens: &[u32],
+    mode: LogitsMode,
+    device: Option<&Device>,
+) -> Result<Vec<f32>> {
     let config = checkpoint.config();
     let len = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
     if len == 0 || len > config.context_len {
@@ -43,24 +53,70 @@ pub fn logits(checkpoint: &Checkpoint, tokens: &[u32], mode: LogitsMode) -> Resu
         }
     };
     chunks.retain(|chunk| !chunk.is_empty());
+    if device.is_some() {
+        chunks = chunks.iter().flat_map(|chunk| chunk.chunks(MAX_DEVICE_ROWS)).collect();
+    }
     let max_rows = chunks.iter().map(|chunk| chunk.len()).max().unwrap_or(1);
-    let options = CpuOptions {
-        context_len: Some(len),
-        // Taken page by page as positions are written, so a generous bound costs nothing.
-        kv_bytes: 1 << 40,
-        max_rows: u32::try_from(max_rows).unwrap_or(u32::MAX),
-        max_sequences: 1,
-        ..CpuOptions::default()
-    };
-    let mut executor = CpuExecutor::new(checkpoint, &options)?;
+    let max_rows = u32::try_from(max_rows).unwrap_or(u32::MAX);
+    let mut executor = LogitsExecutor::new(checkpoint, device, len, max_rows)?;
     let mut sequence = Sequence::new(executor.spec());
     let mut all = Vec::with_capacity(tokens.len() * config.vocab_size as usize);
     for chunk in chunks {
         let batch = sequence.advance(chunk);
         let rows: Vec<usize> = (0..chunk.len()).collect();
-        all.extend(executor.logits(&batch, &rows)?.flatten_all()?.to_vec1::<f32>()?);
+        all.extend(executor.logits(&batch, &rows)?);
     }
     Ok(all)
+}
+
+/// The executor of one sequence, wherever it runs.
+enum LogitsExecutor {
+    Cpu(Box<CpuExecutor>),
+    Cuda(Box<CudaExecutor>),
+}
+
+impl LogitsExecutor {
+    fn new(
+        checkpoint: &Checkpoint,
+        device: Option<&Device>,
+        len: u32,
+        max_rows: u32,
+    ) -> Result<Self> {
+        if let Some(device) = device {
+            let mut options = CudaOptions {
+                context_len: Some(len),
+                max_rows,
+                max_sequences: 64,
+                ..CudaOptions::default()
+            };
+            options.kv_bytes = Some(options.kv_bytes_for_one_context(checkpoint.config()));
+            let executor = CudaExecutor::new(device, checkpoint, &options)?;
+            return Ok(Self::Cuda(Box::new(executor)));
+        }
+        let options = CpuOptions {
+            context_len: Some(len),
+            // Taken page by page as positions are written, so a generous bound costs nothing.
+            kv_bytes: 1 << 40,
+            max_rows,
+            max_sequences: 1,
+            ..CpuOptions::default()
+        };
+        Ok(Self::Cpu(Box::new(CpuExecutor::new(checkpoint, &options)?)))
+    }
+
+    fn spec(&self) -> &ExecutorSpec {
+        match self {
+            Self::Cpu(executor) => executor.spec(),
+            Self::Cuda(executor) => executor.spec(),
+        }
+    }
+
+    fn logits(&mut self, batch: &Batch, rows: &[usize]) -> Result<Vec<f32>, ExecutorError> {
+        match self {
+            Self::Cpu(executor) => executor.logits(batch, rows),
+            Self::Cuda(executor) => executor.logits(batch, rows),
+        }
+    }
 }
 
 /// Writes logits as tensor `logits`, float32 `[tokens, vocab_size]`, to a safetensors file.

@@ -33,7 +33,7 @@ fn check(name: &str, modes: &[LogitsMode]) {
     let checkpoint = Checkpoint::open(&directory(name)).unwrap();
     let (tokens, reference) = golden(name);
     for mode in modes {
-        let ours = logits(&checkpoint, &tokens, *mode).unwrap();
+        let ours = logits(&checkpoint, &tokens, *mode, None).unwrap();
         assert_eq!(ours.len(), tokens.len() * checkpoint.config().vocab_size as usize);
         let ours = &ours[ours.len() - reference.len()..];
         let norm =
@@ -73,7 +73,7 @@ fn both_layouts_give_the_same_bits() {
     let (tokens, _) = golden("sharded");
     let run = |name| {
         let checkpoint = Checkpoint::open(&directory(name)).unwrap();
-        logits(&checkpoint, &tokens, LogitsMode::All).unwrap()
+        logits(&checkpoint, &tokens, LogitsMode::All, None).unwrap()
     };
     assert!(run("sharded") == run("original"));
 }
@@ -82,9 +82,9 @@ fn both_layouts_give_the_same_bits() {
 fn modes_give_the_same_bits() {
     let (tokens, _) = golden("sharded");
     let checkpoint = Checkpoint::open(&directory("sharded")).unwrap();
-    let all = logits(&checkpoint, &tokens, LogitsMode::All).unwrap();
+    let all = logits(&checkpoint, &tokens, LogitsMode::All, None).unwrap();
     for mode in [LogitsMode::Chunk(3), LogitsMode::DecodeLast(39), LogitsMode::DecodeLast(1000)] {
-        assert!(logits(&checkpoint, &tokens, mode).unwrap() == all, "{mode:?}");
+        assert!(logits(&checkpoint, &tokens, mode, None).unwrap() == all, "{mode:?}");
     }
 }
 
@@ -102,7 +102,7 @@ fn written_logits_read_back() {
 #[test]
 fn tokens_that_cannot_be_run_are_errors() {
     let checkpoint = Checkpoint::open(&directory("sharded")).unwrap();
-    let fails = |tokens: &[u32], mode| logits(&checkpoint, tokens, mode).is_err();
+    let fails = |tokens: &[u32], mode| logits(&checkpoint, tokens, mode, None).is_err();
     assert!(fails(&[], LogitsMode::All));
     assert!(fails(&[256], LogitsMode::All));
     assert!(fails(&[1], LogitsMode::Chunk(0)));

@@ -22,13 +22,18 @@ pub(crate) fn sample(logits: &[f32], sample: &Sample) -> Result<Sampled, Executo
         }
     }
     check(&adjusted)?;
-    let token = if params.temperature < MIN_TEMPERATURE {
+    let token = if is_greedy(params) {
         greedy(&adjusted)
     } else {
         draw(adjusted, params, sample.seed).map_err(|e| ExecutorError::Step(e.to_string()))?
     };
     let logprobs = params.logprobs.map(|num_top| logprobs(logits, token, num_top.into()));
     Ok(Sampled { token, logprobs })
+}
+
+/// Whether a request takes the greatest logit.
+pub(crate) fn is_greedy(params: &SamplingParams) -> bool {
+    params.temperature < MIN_TEMPERATURE
 }
 
 /// A row must offer a best token: numbers only, and one of them finite at the top.

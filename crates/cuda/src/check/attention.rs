@@ -99,7 +99,7 @@ fn run(device: &Device, shape: &Shape, is_decode: bool) -> Result<Report> {
     let kv =
         KvShape { num_heads, num_kv_heads, block_len, num_blocks: num_blocks[0] + num_blocks[1] };
     let rows: usize = sequences.iter().map(|(_, num)| num).sum();
-    let qkv = random_bf16(1, rows * kv.qkv_len(), 3.0);
+    let queries = random_bf16(1, rows * kv.query_len(), 3.0);
     let cache_len = kv.num_blocks * num_kv_heads * block_len * HEAD_LEN;
     let (mut keys, values) = (random_bf16(2, cache_len, 3.0), random_bf16(3, cache_len, 1.0));
     // One key that outweighs all before it, so that sums already made must be scaled down.
@@ -124,13 +124,13 @@ fn run(device: &Device, shape: &Shape, is_decode: bool) -> Result<Report> {
         tables.extend(blocks.map(|block| block_of(&kv, index, block) as u32));
     }
     let upload = |values: &[bf16]| device.alloc_from(values);
-    let (qkv_buffer, keys_buffer, values_buffer) =
-        (upload(&qkv)?, upload(&keys)?, upload(&values)?);
+    let (queries_buffer, keys_buffer, values_buffer) =
+        (upload(&queries)?, upload(&keys)?, upload(&values)?);
     let (sinks_buffer, positions_buffer) = (upload(&sinks)?, device.alloc_from(&positions)?);
     let (tables_buffer, tiles_buffer) = (device.alloc_from(&tables)?, device.alloc_from(&tiles)?);
     let out = device.alloc(rows * num_heads * HEAD_LEN * 2)?;
     let args = Attention {
-        qkv: qkv_buffer.whole(),
+        queries: queries_buffer.whole(),
         keys: keys_buffer.whole(),
         values: values_buffer.whole(),
         sinks: sinks_buffer.whole(),
@@ -146,21 +146,17 @@ fn run(device: &Device, shape: &Shape, is_decode: bool) -> Result<Report> {
     let num_parts = tiles.len() * num_heads * num_splits;
     let (parts, stats) = (device.alloc(num_parts * HEAD_LEN * 4)?, device.alloc(num_parts * 8)?);
     let splits = Splits { parts: parts.whole(), stats: stats.whole(), num_splits };
-    #[expect(unsafe_code, reason = "tiles and tables were made for these sequences above")]
-    // SAFETY: every tile's rows exist, and its table has a block for all positions that they see.
-    unsafe {
-        if is_decode {
-            attention_decode(device, &args, &splits)
-        } else {
-            attention_prefill(device, &args)
-        }
+    if is_decode {
+        attention_decode(device, &args, &splits)
+    } else {
+        attention_prefill(device, &args)
     }?;
     let reference = Reference { kv, keys: &keys, values: &values, window };
     let mut expected = Vec::new();
     for row in 0..rows {
         let sequence = usize::from(row >= sequences[0].1);
         for (head, sink) in sinks.iter().enumerate() {
-            let query = &qkv[row * kv.qkv_len() + head * HEAD_LEN..][..HEAD_LEN];
+            let query = &queries[row * kv.query_len() + head * HEAD_LEN..][..HEAD_LEN];
             let position = positions[row] as usize;
             expected.extend(reference.attend(sequence, position, head, query, sink.to_f64()));
         }

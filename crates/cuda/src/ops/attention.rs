@@ -28,8 +28,8 @@ pub struct RowTile {
 /// What both ways of attention read and write.
 #[derive(Clone, Copy, Debug)]
 pub struct Attention<'a> {
-    /// `[rows, num_heads + 2 * num_kv_heads, 64]` bf16, queries first and rotated.
-    pub qkv: BufferSlice<'a>,
+    /// `[rows, num_heads, 64]` bf16, rotated.
+    pub queries: BufferSlice<'a>,
     /// The cache of one layer, `[num_blocks, num_kv_heads, block_len, 64]` bf16. Holds the rows' own keys.
     pub keys: BufferSlice<'a>,
     /// The same for values.
@@ -44,7 +44,7 @@ pub struct Attention<'a> {
     pub tiles: BufferSlice<'a>,
     /// `[rows, num_heads, 64]` bf16; only the tiles' rows are written.
     pub out: BufferSlice<'a>,
-    /// Rows of `qkv`.
+    /// Rows of `queries`.
     pub rows: usize,
     /// Number of tiles.
     pub num_tiles: usize,
@@ -68,7 +68,7 @@ pub struct Splits<'a> {
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct PrefillParams {
-    qkv: DevicePtr,
+    queries: DevicePtr,
     keys: DevicePtr,
     values: DevicePtr,
     sinks: DevicePtr,
@@ -79,13 +79,17 @@ struct PrefillParams {
     num_heads: u32,
     num_kv_heads: u32,
     block_len: u32,
+    num_blocks: u32,
+    num_rows: u32,
+    table_len: u32,
     window: u32,
+    unused: u32,
 }
 
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct DecodeParams {
-    qkv: DevicePtr,
+    queries: DevicePtr,
     keys: DevicePtr,
     values: DevicePtr,
     sinks: DevicePtr,
@@ -98,9 +102,11 @@ struct DecodeParams {
     num_heads: u32,
     num_kv_heads: u32,
     block_len: u32,
+    num_blocks: u32,
+    num_rows: u32,
+    table_len: u32,
     window: u32,
     num_splits: u32,
-    unused: u32,
 }
 
 /// Rows that one tile of [`attention_prefill`] may have.
@@ -110,14 +116,13 @@ pub fn rows_per_tile(shape: &KvShape) -> usize {
 
 /// Attention of tiles of rows, each of up to [`rows_per_tile`].
 ///
-/// # Safety
-/// The tiles' rows exist, and their tables name blocks that exist for every position that their rows see.
-pub unsafe fn attention_prefill(device: &Device, args: &Attention<'_>) -> Result<()> {
+/// A tile whose rows do not exist is left out, and a position whose block does not exist counts as a key of zeros.
+pub fn attention_prefill(device: &Device, args: &Attention<'_>) -> Result<()> {
     let check = Arguments { device, op: "attention_prefill" };
     args.check(&check, TILE_QUERIES)?;
     let shape = args.shape;
     let params = PrefillParams {
-        qkv: args.qkv.ptr(),
+        queries: args.queries.ptr(),
         keys: args.keys.ptr(),
         values: args.values.ptr(),
         sinks: args.sinks.ptr(),
@@ -128,32 +133,31 @@ pub unsafe fn attention_prefill(device: &Device, args: &Attention<'_>) -> Result
         num_heads: check.count("num_heads", shape.num_heads)?,
         num_kv_heads: check.count("num_kv_heads", shape.num_kv_heads)?,
         block_len: check.count("block_len", shape.block_len)?,
+        num_blocks: check.count("num_blocks", shape.num_blocks)?,
+        num_rows: check.count("rows", args.rows)?,
+        table_len: check.count("tables", args.tables.len() / size_of::<u32>())?,
         window: args.window.unwrap_or(i32::MAX as u32),
+        unused: 0,
     };
     let grid = Grid {
         grid: [check.count("num_tiles", args.num_tiles)?, params.num_kv_heads, 1],
         block: [128, 1, 1],
         shared_bytes: 0,
     };
-    // SAFETY: `check` has looked at every length, the caller promises what tiles and tables say.
+    // SAFETY: `check` has looked at every length, and the kernel checks what tiles and tables say.
     unsafe { device.launch("attention_prefill", &grid, &params) }
 }
 
 /// Attention of single rows; every tile has one.
 ///
-/// # Safety
-/// As for [`attention_prefill`].
-pub unsafe fn attention_decode(
-    device: &Device,
-    args: &Attention<'_>,
-    splits: &Splits<'_>,
-) -> Result<()> {
+/// What does not exist is treated as by [`attention_prefill`]; a tile with no row pads a batch.
+pub fn attention_decode(device: &Device, args: &Attention<'_>, splits: &Splits<'_>) -> Result<()> {
     let check = Arguments { device, op: "attention_decode" };
     args.check(&check, MAX_GROUP)?;
     let (shape, word) = (args.shape, size_of::<f32>());
     let parts = [args.num_tiles, shape.num_heads, splits.num_splits];
     let params = DecodeParams {
-        qkv: args.qkv.ptr(),
+        queries: args.queries.ptr(),
         keys: args.keys.ptr(),
         values: args.values.ptr(),
         sinks: args.sinks.ptr(),
@@ -166,9 +170,11 @@ pub unsafe fn attention_decode(
         num_heads: check.count("num_heads", shape.num_heads)?,
         num_kv_heads: check.count("num_kv_heads", shape.num_kv_heads)?,
         block_len: check.count("block_len", shape.block_len)?,
+        num_blocks: check.count("num_blocks", shape.num_blocks)?,
+        num_rows: check.count("rows", args.rows)?,
+        table_len: check.count("tables", args.tables.len() / size_of::<u32>())?,
         window: args.window.unwrap_or(i32::MAX as u32),
         num_splits: check.count("num_splits", splits.num_splits)?,
-        unused: 0,
     };
     let num_tiles = check.count("num_tiles", args.num_tiles)?;
     let grid = Grid {
@@ -176,7 +182,7 @@ pub unsafe fn attention_decode(
         block: [128, 1, 1],
         shared_bytes: 0,
     };
-    // SAFETY: `check` has looked at every length, the caller promises what tiles and tables say.
+    // SAFETY: `check` has looked at every length, and the kernel checks what tiles and tables say.
     unsafe { device.launch("attention_decode", &grid, &params) }?;
     let grid = Grid {
         grid: [params.num_heads, num_tiles, 1],
@@ -197,14 +203,14 @@ impl Attention<'_> {
             let problem = format!("are {} for {} key heads", shape.num_heads, shape.num_kv_heads);
             return check.refuse("num_heads", problem);
         }
-        check.tensor("qkv", self.qkv, &[rows, shape.qkv_len()], BF16)?;
+        check.tensor("queries", self.queries, &[rows, shape.query_len()], BF16)?;
         check.tensor("keys", self.keys, &shape.cache(), BF16)?;
         check.tensor("values", self.values, &shape.cache(), BF16)?;
         check.tensor("sinks", self.sinks, &[shape.num_heads], BF16)?;
         check.tensor("positions", self.positions, &[rows], size_of::<u32>())?;
         check.tensor("tiles", self.tiles, &[self.num_tiles], size_of::<RowTile>())?;
         check.tensor("tables", self.tables, &[self.tables.len()], 1)?;
-        check.tensor("out", self.out, &[rows, shape.num_heads * HEAD_LEN], BF16)?;
+        check.tensor("out", self.out, &[rows, shape.query_len()], BF16)?;
         Ok(())
     }
 }

@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Arguments, BF16};
+use super::{Arguments, BF16, Output};
 use crate::{BufferSlice, Device, DevicePtr, Grid, Result};
 
 const THREADS: u32 = 128;
@@ -14,8 +14,8 @@ pub struct Embedding<'a> {
     pub tokens: BufferSlice<'a>,
     /// `[vocabulary, width]` bf16.
     pub table: BufferSlice<'a>,
-    /// `[rows, width]` bf16, no part of the inputs.
-    pub out: BufferSlice<'a>,
+    /// `[rows, width]`, no part of the inputs.
+    pub out: Output<'a>,
     /// Number of tokens.
     pub rows: usize,
     /// Rows of the table.
@@ -32,6 +32,8 @@ struct Params {
     out: DevicePtr,
     width: u32,
     vocabulary: u32,
+    is_float: u32,
+    unused: u32,
 }
 
 /// `out[r] = table[tokens[r]]`.
@@ -41,12 +43,15 @@ pub fn embedding(device: &Device, args: &Embedding<'_>) -> Result<()> {
     if !width.is_multiple_of(8) {
         return check.refuse("width", format!("is {width}, not a multiple of 8"));
     }
+    let (out, is_float) = check.output(args.out, &[rows, width])?;
     let params = Params {
         tokens: check.tensor("tokens", args.tokens, &[rows], size_of::<u32>())?,
         table: check.tensor("table", args.table, &[args.vocabulary, width], BF16)?,
-        out: check.tensor("out", args.out, &[rows, width], BF16)?,
+        out,
         width: check.count("width", width)?,
         vocabulary: check.count("vocabulary", args.vocabulary)?,
+        is_float,
+        unused: 0,
     };
     let grid =
         Grid { grid: [check.count("rows", rows)?, 1, 1], block: [THREADS, 1, 1], shared_bytes: 0 };

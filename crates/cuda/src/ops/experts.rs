@@ -33,7 +33,7 @@ pub struct Experts<'a> {
     pub weights: BufferSlice<'a>,
     /// `[rows * chosen, intermediate]` bf16: scratch memory.
     pub inner: BufferSlice<'a>,
-    /// `[rows * chosen, hidden]` bf16: the answer of each route.
+    /// `[rows * chosen, hidden]` float32: the answer of each route.
     pub out: BufferSlice<'a>,
     /// Rows of `x`.
     pub rows: usize,
@@ -66,15 +66,17 @@ struct Params {
     outputs: u32,
     inputs: u32,
     routes_per_x: u32,
+    num_routes: u32,
     limit: f32,
     alpha: f32,
+    unused: u32,
 }
 
 /// `out[t] = weights[t] * down(swiglu(up(x[t / chosen])))` for every route t, by its expert.
 ///
-/// # Safety
-/// `grouped` and `offsets` are what [`super::group_routes`] made of `rows * chosen` routes.
-pub unsafe fn experts(device: &Device, args: &Experts<'_>) -> Result<()> {
+/// `grouped` and `offsets` are what [`super::group_routes`] made of `rows * chosen` routes; other lists give other
+/// numbers, but nothing outside of the buffers is touched.
+pub fn experts(device: &Device, args: &Experts<'_>) -> Result<()> {
     let check = Arguments { device, op: "experts" };
     let Experts { rows, chosen, num_experts, hidden, intermediate, .. } = *args;
     for (field, width) in [("hidden", hidden), ("intermediate", intermediate)] {
@@ -103,12 +105,14 @@ pub unsafe fn experts(device: &Device, args: &Experts<'_>) -> Result<()> {
             outputs: check.count("outputs", outputs)?,
             inputs: check.count("inputs", inputs)?,
             routes_per_x: 1,
+            num_routes: check.count("rows", num_routes)?,
             limit: args.limit,
             alpha: args.alpha,
+            unused: 0,
         })
     };
     let x = check.tensor("x", args.x, &[rows, hidden], BF16)?;
-    let out = check.tensor("out", args.out, &[num_routes, hidden], BF16)?;
+    let out = check.tensor("out", args.out, &[num_routes, hidden], word)?;
     let up = params(x, &args.up, inner, 2 * intermediate, hidden)?;
     let up = Params { routes_per_x: check.count("chosen", chosen)?, ..up };
     let down = params(inner, &args.down, out, hidden, intermediate)?;
@@ -123,7 +127,7 @@ pub unsafe fn experts(device: &Device, args: &Experts<'_>) -> Result<()> {
             block: [kernels.threads, 1, 1],
             shared_bytes: 0,
         };
-        // SAFETY: every tensor has the length that the counts say, the caller promises what the lists hold.
+        // SAFETY: every tensor has the length that the counts say, and the kernel checks what the lists hold.
         unsafe { device.launch(kernel, &grid, &params) }?;
     }
     Ok(())

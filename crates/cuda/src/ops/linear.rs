@@ -2,17 +2,8 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Arguments, BF16, choice};
+use super::{Arguments, BF16, Output, choice};
 use crate::{BufferSlice, Device, DevicePtr, Grid, Result};
-
-/// Where a product goes, and how it is stored.
-#[derive(Clone, Copy, Debug)]
-pub enum Output<'a> {
-    /// Rounded to bf16.
-    Bf16(BufferSlice<'a>),
-    /// As it was summed, in float32.
-    F32(BufferSlice<'a>),
-}
 
 /// Arguments of [`linear`].
 #[derive(Clone, Copy, Debug)]
@@ -53,10 +44,7 @@ pub fn linear(device: &Device, args: &Linear<'_>) -> Result<()> {
     if !inputs.is_multiple_of(32) {
         return check.refuse("inputs", format!("is {inputs}, not a multiple of 32"));
     }
-    let (out, is_float) = match args.out {
-        Output::Bf16(out) => (check.tensor("out", out, &[rows, outputs], BF16)?, 0),
-        Output::F32(out) => (check.tensor("out", out, &[rows, outputs], size_of::<f32>())?, 1),
-    };
+    let (out, is_float) = check.output(args.out, &[rows, outputs])?;
     let bias = match args.bias {
         Some(bias) => check.tensor("bias", bias, &[outputs], BF16)?,
         None => DevicePtr::NULL,

@@ -12,11 +12,11 @@ const MAX_WIDTH: usize = 8192;
 /// Arguments of [`rms_norm`].
 #[derive(Clone, Copy, Debug)]
 pub struct RmsNorm<'a> {
-    /// What is added to the residual stream first: `[rows, num_parts, width]` bf16.
+    /// What is added to the residual stream first: `[rows, num_parts, width]` float32.
     pub x: Option<BufferSlice<'a>>,
     /// Parts of `x` for each row, which are summed; without `x` any number.
     pub num_parts: usize,
-    /// The residual stream, changed if there is `x`: `[rows, width]` bf16.
+    /// The residual stream, changed if there is `x`: `[rows, width]` float32.
     pub residual: BufferSlice<'a>,
     /// `[width]` bf16.
     pub gain: BufferSlice<'a>,
@@ -51,12 +51,12 @@ pub fn rms_norm(device: &Device, args: &RmsNorm<'_>) -> Result<()> {
         return check.refuse("width", format!("is {width}, not a multiple of 8 up to {MAX_WIDTH}"));
     }
     let x = match args.x {
-        Some(x) => check.tensor("x", x, &[rows, args.num_parts, width], BF16)?,
+        Some(x) => check.tensor("x", x, &[rows, args.num_parts, width], size_of::<f32>())?,
         None => DevicePtr::NULL,
     };
     let params = Params {
         x,
-        residual: check.tensor("residual", args.residual, &[rows, width], BF16)?,
+        residual: check.tensor("residual", args.residual, &[rows, width], size_of::<f32>())?,
         gain: check.tensor("gain", args.gain, &[width], BF16)?,
         out: check.tensor("out", args.out, &[rows, width], BF16)?,
         width: check.count("width", width)?,

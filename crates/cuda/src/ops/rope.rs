@@ -8,8 +8,10 @@ use crate::{BufferSlice, Device, DevicePtr, Grid, Result};
 /// Arguments of [`rope`].
 #[derive(Clone, Copy, Debug)]
 pub struct Rope<'a> {
-    /// `[rows, num_heads + 2 * num_kv_heads, 64]` bf16: queries, keys, values. The queries are rotated in place.
+    /// `[rows, num_heads + 2 * num_kv_heads, 64]` float32: queries, keys, values.
     pub qkv: BufferSlice<'a>,
+    /// `[rows, num_heads, 64]` bf16: the rotated queries.
+    pub queries: BufferSlice<'a>,
     /// `[rows]` u32, each below `context_len`.
     pub positions: BufferSlice<'a>,
     /// `[rows]` u32: block and offset in it, `block * block_len + offset`; all different.
@@ -32,6 +34,7 @@ pub struct Rope<'a> {
 #[repr(C)]
 struct Params {
     qkv: DevicePtr,
+    queries: DevicePtr,
     positions: DevicePtr,
     slots: DevicePtr,
     rotations: DevicePtr,
@@ -45,14 +48,15 @@ struct Params {
     unused: u32,
 }
 
-/// Rotates queries in place, and keys on their way to the cache; copies values there. A row whose position or slot
+/// Rotates queries, and keys on their way to the cache; writes values there. A row whose position or slot
 /// does not exist is left out.
 pub fn rope(device: &Device, args: &Rope<'_>) -> Result<()> {
     let check = Arguments { device, op: "rope" };
     let Rope { rows, context_len, shape, .. } = *args;
     let word = size_of::<u32>();
     let params = Params {
-        qkv: check.tensor("qkv", args.qkv, &[rows, shape.qkv_len()], BF16)?,
+        qkv: check.tensor("qkv", args.qkv, &[rows, shape.qkv_len()], word)?,
+        queries: check.tensor("queries", args.queries, &[rows, shape.query_len()], BF16)?,
         positions: check.tensor("positions", args.positions, &[rows], word)?,
         slots: check.tensor("slots", args.slots, &[rows], word)?,
         rotations: check.tensor("rotations", args.rotations, &[context_len, HEAD_LEN], word)?,

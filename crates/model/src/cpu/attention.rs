@@ -3,8 +3,8 @@
 use harmonium_engine::Batch;
 use rayon::prelude::*;
 
-use super::batch::Table;
 use super::kv_pool::KvPool;
+use crate::batch::Table;
 use crate::config::LayerKind;
 use crate::simd::{Attend, Simd, Softmax};
 

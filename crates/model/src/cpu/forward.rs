@@ -4,14 +4,14 @@ use candle_core::{D, DType, Device, Result, Storage, Tensor};
 use harmonium_engine::{Batch, ExecutorSpec};
 
 use super::attention::Attention;
-use super::batch::slots;
 use super::experts;
-use super::kv_pool::{KvLayout, KvPool, Slot};
-use super::rope::{Rotary, Rotations};
+use super::kv_pool::{KvLayout, KvPool};
+use crate::batch::{Slot, slots};
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::weights::Layer;
 use crate::config::{Config, LayerKind};
 use crate::product::{linear, product};
+use crate::rope::{Rotary, Rotations};
 use crate::simd::{Arranged, BF16_VECTORS, Simd};
 
 /// Weights, caches and everything derived from the config.

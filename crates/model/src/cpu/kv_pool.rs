@@ -3,6 +3,8 @@
 //! Inside a block the positions of one head lie side by side, so that attention reads straight through them.
 //! The memory is zeroed lazily by the system: a block costs pages only once it is written.
 
+use crate::batch::Slot;
+
 /// Shape of a pool, the same for every layer of the group.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct KvLayout {
@@ -15,13 +17,6 @@ impl KvLayout {
     fn block_len(&self) -> usize {
         self.num_kv_heads * self.block_size * self.head_dim
     }
-}
-
-/// One position's place.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Slot {
-    pub(super) block: usize,
-    pub(super) offset: usize,
 }
 
 /// Keys and values of one layer.

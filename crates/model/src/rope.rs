@@ -3,26 +3,26 @@
 use crate::config::Rope;
 
 /// Inverse frequencies, one a pair of dimensions.
-pub(super) struct Rotary {
+pub(crate) struct Rotary {
     frequencies: Vec<f32>,
     attention_factor: f64,
 }
 
 /// Cosines and sines of the rows of one step.
-pub(super) struct Rotations {
+pub(crate) struct Rotations {
     half: usize,
     /// A cosine and a sine for each pair of dimensions, row after row.
     values: Vec<(f32, f32)>,
 }
 
 impl Rotary {
-    pub(super) fn new(rope: &Rope, head_dim: usize) -> Self {
+    pub(crate) fn new(rope: &Rope, head_dim: usize) -> Self {
         Self { frequencies: frequencies(rope, head_dim), attention_factor: rope.attention_factor }
     }
 
     /// The rotations at these positions. Angles are float32 products, as in every other implementation: at far
     /// positions that choice is visible, and exact angles would be the ones that differ.
-    pub(super) fn at(&self, positions: &[u32]) -> Rotations {
+    pub(crate) fn at(&self, positions: &[u32]) -> Rotations {
         let rotation = |position: u32, frequency: f32| {
             let (sin, cos) = f64::from(position as f32 * frequency).sin_cos();
             ((cos * self.attention_factor) as f32, (sin * self.attention_factor) as f32)
@@ -36,8 +36,13 @@ impl Rotary {
 }
 
 impl Rotations {
+    /// A cosine and a sine for each pair of dimensions, row after row.
+    pub(crate) fn values(&self) -> &[(f32, f32)] {
+        &self.values
+    }
+
     /// Rotates rows of heads in place. All heads of a row lie side by side.
-    pub(super) fn apply(&self, heads: &mut [f32]) {
+    pub(crate) fn apply(&self, heads: &mut [f32]) {
         let num_rows = self.values.len() / self.half;
         let rows = heads.chunks_exact_mut(heads.len() / num_rows);
         for (row, rotations) in rows.zip(self.values.chunks_exact(self.half)) {

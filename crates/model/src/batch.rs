@@ -2,18 +2,24 @@
 
 use harmonium_engine::{Batch, BlockId, ExecutorSpec, Span};
 
-use super::kv_pool::Slot;
 use crate::config::LayerKind;
 
+/// One position's place in a pool of blocks.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Slot {
+    pub(crate) block: usize,
+    pub(crate) offset: usize,
+}
+
 /// One sequence's rows and its block table in one group.
-pub(super) struct Table<'a> {
-    pub(super) blocks: &'a [BlockId],
+pub(crate) struct Table<'a> {
+    pub(crate) blocks: &'a [BlockId],
     /// Index, in blocks of positions, of the first of them.
-    pub(super) first_block: usize,
+    pub(crate) first_block: usize,
 }
 
 impl<'a> Table<'a> {
-    pub(super) fn of(batch: &'a Batch, span: &Span, kind: LayerKind) -> Self {
+    pub(crate) fn of(batch: &'a Batch, span: &Span, kind: LayerKind) -> Self {
         match kind {
             LayerKind::Full => {
                 Self { blocks: &batch.full_blocks[span.full_blocks.clone()], first_block: 0 }
@@ -26,13 +32,13 @@ impl<'a> Table<'a> {
     }
 
     /// The block that holds positions `index * block_size ..`.
-    pub(super) fn block(&self, index: usize) -> usize {
+    pub(crate) fn block(&self, index: usize) -> usize {
         self.blocks[index - self.first_block] as usize
     }
 }
 
 /// Where each row's key and value go in one group.
-pub(super) fn slots(batch: &Batch, kind: LayerKind, block_size: usize) -> Vec<Slot> {
+pub(crate) fn slots(batch: &Batch, kind: LayerKind, block_size: usize) -> Vec<Slot> {
     let slots_of = |span: &Span| {
         let table = Table::of(batch, span, kind);
         let slot = move |&position: &u32| {
@@ -45,7 +51,7 @@ pub(super) fn slots(batch: &Batch, kind: LayerKind, block_size: usize) -> Vec<Sl
 }
 
 /// Whether everything a batch refers to exists. `Err` says what does not.
-pub(super) fn check(batch: &Batch, spec: &ExecutorSpec) -> Result<(), String> {
+pub(crate) fn check(batch: &Batch, spec: &ExecutorSpec) -> Result<(), String> {
     let num_rows = batch.tokens.len();
     let bound = |what: &str, number: usize, max: u32| match number <= max as usize {
         true => Ok(()),

@@ -1,0 +1,161 @@
+//! Runs GPT-OSS on a CUDA device: the card, or the host device that runs the same kernels for tests.
+//!
+//! Weights are copied once, in the checkpoint's layout; everything else a step works in is taken when the executor is
+//! made (see [`plan`]). What enters a product, keys and values are bf16; the
+//! residual stream, sums and the softmax are float32.
+
+mod forward;
+#[cfg(all(test, feature = "host-device"))]
+mod parity;
+mod plan;
+mod step;
+mod weights;
+
+use harmonium_cuda::Device;
+use harmonium_cuda::ops::{NO_TOKEN, rows_per_tile};
+use harmonium_engine::{Batch, Executor, ExecutorError, ExecutorSpec, Sample, Sampled};
+
+use self::forward::Model;
+pub use self::plan::{Plan, PlanItem, plan};
+use self::step::Step;
+use self::weights::DeviceWeights;
+use crate::checkpoint::Checkpoint;
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::{batch, sampler};
+
+/// What a [`CudaExecutor`] may take of a device.
+#[derive(Debug, Clone)]
+pub struct CudaOptions {
+    /// Longest sequence in tokens; `None` takes the model's own bound, or what fits if that is less.
+    pub context_len: Option<u32>,
+    /// Most memory for keys and values, in bytes; `None` takes all that is left.
+    pub kv_bytes: Option<u64>,
+    /// Most rows of one step.
+    pub max_rows: u32,
+    /// Most sequences of one step.
+    pub max_sequences: u32,
+    /// How many ids the tokenizer knows. Rows of the vocabulary from here on are padding and never chosen.
+    pub num_tokens: Option<u32>,
+}
+
+impl Default for CudaOptions {
+    fn default() -> Self {
+        Self {
+            context_len: None,
+            kv_bytes: None,
+            max_rows: 4096,
+            max_sequences: 128,
+            num_tokens: None,
+        }
+    }
+}
+
+impl CudaOptions {
+    /// The `kv_bytes` in which one sequence of full length fits beside the windows of all others. The other fields are
+    /// taken as they are.
+    pub fn kv_bytes_for_one_context(&self, config: &Config) -> u64 {
+        plan::kv_bytes_for_one_context(config, self)
+    }
+}
+
+/// Runs batches on a device.
+pub struct CudaExecutor {
+    spec: ExecutorSpec,
+    model: Model,
+    vocab_size: usize,
+    num_tokens: usize,
+}
+
+impl CudaExecutor {
+    /// Plans the device's memory, copies the weights and takes all buffers.
+    pub fn new(device: &Device, checkpoint: &Checkpoint, options: &CudaOptions) -> Result<Self> {
+        let config = checkpoint.config();
+        let plan = plan(config, options, device.memory()?.free as u64)?;
+        let num_tokens = options.num_tokens.unwrap_or(config.vocab_size);
+        if num_tokens == 0 || num_tokens > config.vocab_size {
+            let message =
+                format!("{num_tokens} is not from 1 to the {} rows there are", config.vocab_size);
+            return Err(Error::Option { option: "num_tokens", message });
+        }
+        tracing::debug!(device = device.name(), ?plan, "planned");
+        let weights = DeviceWeights::upload(device, checkpoint)?;
+        let model = Model::new(device, config, weights, &plan, num_tokens as usize)?;
+        Ok(Self {
+            spec: plan.spec,
+            model,
+            vocab_size: config.vocab_size as usize,
+            num_tokens: num_tokens as usize,
+        })
+    }
+
+    /// Runs a step up to the last norm.
+    fn step(&self, batch: &Batch, wanted: &[usize]) -> Result<Step, ExecutorError> {
+        batch::check(batch, &self.spec).map_err(ExecutorError::Step)?;
+        let step = Step::new(batch, wanted, &self.spec, rows_per_tile(self.model.shape()));
+        self.model.run(&step).map_err(lost)?;
+        Ok(step)
+    }
+
+    /// Runs a step and returns the logits of some of its rows, `[rows, vocab]`.
+    pub(crate) fn logits(
+        &mut self,
+        batch: &Batch,
+        rows: &[usize],
+    ) -> Result<Vec<f32>, ExecutorError> {
+        let step = self.step(batch, rows)?;
+        let mut all = Vec::with_capacity(rows.len() * self.vocab_size);
+        // There is room for the logits of as many rows as a step has sequences, and a part begins at a multiple of four.
+        let together = self.spec.max_sequences as usize / 4 * 4;
+        if together == 0 {
+            return Err(ExecutorError::Step("logits need room for four sequences".to_owned()));
+        }
+        for start in (0..rows.len()).step_by(together) {
+            let range = start..rows.len().min(start + together);
+            self.model.choose(&step, range.clone()).map_err(lost)?;
+            all.extend(self.model.logits(0..range.len()).map_err(lost)?);
+        }
+        Ok(all)
+    }
+
+    fn sample(&self, index: usize, greedy: u32, sample: &Sample) -> Result<Sampled, ExecutorError> {
+        if is_plain(sample) && greedy != NO_TOKEN {
+            return Ok(Sampled { token: greedy, logprobs: None });
+        }
+        let logits = self.model.logits(index..index + 1).map_err(lost)?;
+        sampler::sample(&logits[..self.num_tokens], sample)
+    }
+}
+
+impl Executor for CudaExecutor {
+    fn spec(&self) -> &ExecutorSpec {
+        &self.spec
+    }
+
+    fn run(&mut self, batch: &Batch) -> Result<Vec<Sampled>, ExecutorError> {
+        let rows: Vec<usize> = batch.samples.iter().map(|sample| sample.row).collect();
+        if rows.len() > self.spec.max_sequences as usize {
+            let message = format!("{} samples, over {}", rows.len(), self.spec.max_sequences);
+            return Err(ExecutorError::Step(message));
+        }
+        let step = self.step(batch, &rows)?;
+        self.model.choose(&step, 0..rows.len()).map_err(lost)?;
+        let greedy = self.model.greedy(rows.len()).map_err(lost)?;
+        let samples = batch.samples.iter().zip(greedy).enumerate();
+        samples.map(|(index, (sample, token))| self.sample(index, token, sample)).collect()
+    }
+}
+
+/// Whether the device's own choice is what is wished.
+fn is_plain(sample: &Sample) -> bool {
+    let params = &sample.params;
+    sampler::is_greedy(params)
+        && params.logprobs.is_none()
+        && params.logit_bias.is_empty()
+        && sample.counts.is_empty()
+}
+
+/// A device that failed once is not trusted again.
+fn lost(error: harmonium_cuda::Error) -> ExecutorError {
+    ExecutorError::Fatal(error.to_string())
+}

@@ -1,0 +1,385 @@
+//! The forward pass on a device: one function for prefill, decode and mixed steps.
+
+use std::ops::Range;
+
+use harmonium_cuda::ops::{
+    Argmax, Attention, Embedding, ExpertWeights, Experts, GroupRoutes, KvShape, Linear, Output,
+    RmsNorm, Rope, Router, Splits, argmax, attention_decode, attention_prefill, embedding, experts,
+    group_routes, linear, rms_norm, rope, router,
+};
+use harmonium_cuda::{Buffer, BufferSlice, Device, Result};
+
+use super::plan::{Plan, Sizes, kv_shape, num_splits};
+use super::step::{Group, Step};
+use super::weights::{DeviceExperts, DeviceLayer, DeviceLinear, DeviceWeights};
+use crate::config::{Config, LayerKind};
+use crate::rope::Rotary;
+
+/// Bytes of a bf16 and of a word.
+const BF16: usize = 2;
+const WORD: usize = 4;
+
+/// Weights, caches and the buffers that steps work in.
+pub(super) struct Model {
+    pub(super) device: Device,
+    config: Config,
+    weights: DeviceWeights,
+    /// Keys and values of each layer.
+    caches: Vec<[Buffer; 2]>,
+    full: KvShape,
+    window: KvShape,
+    context_len: usize,
+    /// How many ids may be chosen.
+    num_tokens: usize,
+    buffers: Buffers,
+}
+
+/// One for each field of [`Sizes`].
+struct Buffers {
+    residual: Buffer,
+    normed: Buffer,
+    qkv: Buffer,
+    queries: Buffer,
+    attended: Buffer,
+    projected: Buffer,
+    router_logits: Buffer,
+    experts: Buffer,
+    weights: Buffer,
+    grouped: Buffer,
+    offsets: Buffer,
+    inner: Buffer,
+    answers: Buffer,
+    gathered: Buffer,
+    logits: Buffer,
+    chosen: Buffer,
+    parts: Buffer,
+    stats: Buffer,
+    inputs: Buffer,
+    rotations: Buffer,
+}
+
+impl Buffers {
+    fn new(device: &Device, sizes: &Sizes) -> Result<Self> {
+        let alloc = |bytes| device.alloc(bytes);
+        Ok(Self {
+            residual: alloc(sizes.residual)?,
+            normed: alloc(sizes.normed)?,
+            qkv: alloc(sizes.qkv)?,
+            queries: alloc(sizes.queries)?,
+            attended: alloc(sizes.attended)?,
+            projected: alloc(sizes.projected)?,
+            router_logits: alloc(sizes.router_logits)?,
+            experts: alloc(sizes.experts)?,
+            weights: alloc(sizes.weights)?,
+            grouped: alloc(sizes.grouped)?,
+            offsets: alloc(sizes.offsets)?,
+            inner: alloc(sizes.inner)?,
+            answers: alloc(sizes.answers)?,
+            gathered: alloc(sizes.gathered)?,
+            logits: alloc(sizes.logits)?,
+            chosen: alloc(sizes.chosen)?,
+            parts: alloc(sizes.parts)?,
+            stats: alloc(sizes.stats)?,
+            inputs: alloc(sizes.inputs)?,
+            rotations: alloc(sizes.rotations)?,
+        })
+    }
+}
+
+/// The first bytes of a buffer.
+fn first(buffer: &Buffer, num_bytes: usize) -> Result<BufferSlice<'_>> {
+    buffer.slice(0..num_bytes)
+}
+
+impl Model {
+    pub(super) fn new(
+        device: &Device,
+        config: &Config,
+        weights: DeviceWeights,
+        plan: &Plan,
+        num_tokens: usize,
+    ) -> Result<Self> {
+        let (full, window) = (
+            kv_shape(config, &plan.spec, LayerKind::Full),
+            kv_shape(config, &plan.spec, LayerKind::Window),
+        );
+        let cache = |kind: &LayerKind| {
+            let num_blocks = match kind {
+                LayerKind::Full => full.num_blocks,
+                LayerKind::Window => window.num_blocks,
+            };
+            let bytes = num_blocks * full.block_len * config.kv_size() * BF16;
+            Ok([device.alloc(bytes)?, device.alloc(bytes)?])
+        };
+        let caches = config.layers.iter().map(cache).collect::<Result<_>>()?;
+        let buffers = Buffers::new(device, &plan.sizes)?;
+        let context_len = buffers.rotations.len() / (config.head_dim as usize * WORD);
+        let positions: Vec<u32> = (0..context_len as u32).collect();
+        let rotations = Rotary::new(&config.rope, config.head_dim as usize).at(&positions);
+        let rotations: Vec<[f32; 2]> =
+            rotations.values().iter().map(|(cos, sin)| [*cos, *sin]).collect();
+        device.upload(&buffers.rotations, 0, bytemuck::cast_slice(&rotations))?;
+        Ok(Self {
+            device: device.clone(),
+            config: config.clone(),
+            weights,
+            caches,
+            full,
+            window,
+            context_len,
+            num_tokens,
+            buffers,
+        })
+    }
+
+    pub(super) fn shape(&self) -> &KvShape {
+        &self.full
+    }
+
+    /// Uploads a step and runs it, up to the last norm.
+    pub(super) fn run(&self, step: &Step) -> Result<()> {
+        self.device.upload(&self.buffers.inputs, 0, &step.bytes)?;
+        self.forward(step)
+    }
+
+    /// Logits of rows that were chosen last, `[rows, vocab]`.
+    pub(super) fn logits(&self, rows: Range<usize>) -> Result<Vec<f32>> {
+        let row_bytes = self.config.vocab_size as usize * WORD;
+        let range = rows.start * row_bytes..rows.end * row_bytes;
+        self.device.read(self.buffers.logits.slice(range)?)
+    }
+
+    /// Greedy tokens of the rows that were chosen last.
+    pub(super) fn greedy(&self, num_rows: usize) -> Result<Vec<u32>> {
+        self.device.read(first(&self.buffers.chosen, num_rows * WORD)?)
+    }
+
+    fn forward(&self, step: &Step) -> Result<()> {
+        let (b, rows) = (&self.buffers, step.rows);
+        let hidden = self.config.hidden_size as usize;
+        let row_bytes = rows * hidden * WORD;
+        embedding(
+            &self.device,
+            &Embedding {
+                tokens: b.inputs.slice(step.tokens.clone())?,
+                table: self.weights.embedding.whole(),
+                out: Output::F32(first(&b.residual, row_bytes)?),
+                rows,
+                vocabulary: self.config.vocab_size as usize,
+                width: hidden,
+            },
+        )?;
+        let chosen = self.config.experts_per_token as usize;
+        let answers = first(&b.answers, row_bytes * chosen)?;
+        for (index, layer) in self.weights.layers.iter().enumerate() {
+            let added = (index > 0).then_some((answers, chosen));
+            self.norm(rows, added, &layer.attention_norm)?;
+            self.attention(step, index, layer)?;
+            self.norm(rows, Some((first(&b.projected, row_bytes)?, 1)), &layer.mlp_norm)?;
+            self.mlp(rows, layer)?;
+        }
+        self.norm(rows, Some((answers, chosen)), &self.weights.norm)
+    }
+
+    /// Adds parts to the residual and normalizes it.
+    fn norm(
+        &self,
+        rows: usize,
+        added: Option<(BufferSlice<'_>, usize)>,
+        gain: &Buffer,
+    ) -> Result<()> {
+        let width = self.config.hidden_size as usize;
+        let len = rows * width;
+        let args = RmsNorm {
+            x: added.map(|(x, _)| x),
+            num_parts: added.map_or(1, |(_, num_parts)| num_parts),
+            residual: first(&self.buffers.residual, len * WORD)?,
+            gain: gain.whole(),
+            out: first(&self.buffers.normed, len * BF16)?,
+            rows,
+            width,
+            eps: self.config.rms_norm_eps,
+        };
+        rms_norm(&self.device, &args)
+    }
+
+    fn linear(
+        &self,
+        rows: usize,
+        x: BufferSlice<'_>,
+        weights: &DeviceLinear,
+        out: Output<'_>,
+    ) -> Result<()> {
+        let args = Linear {
+            x,
+            weight: weights.weight.whole(),
+            bias: Some(weights.bias.whole()),
+            out,
+            rows,
+            inputs: weights.inputs,
+            outputs: weights.outputs,
+        };
+        linear(&self.device, &args)
+    }
+
+    /// From normed rows to what attention adds to the residual. Writes the rows' keys and values on the way.
+    fn attention(&self, step: &Step, index: usize, layer: &DeviceLayer) -> Result<()> {
+        let (b, rows) = (&self.buffers, step.rows);
+        let kind = self.config.layers[index];
+        let (shape, window) = match kind {
+            LayerKind::Full => (self.full, None),
+            LayerKind::Window => (self.window, Some(self.config.window)),
+        };
+        let group = step.group(kind);
+        let hidden_len = rows * self.config.hidden_size as usize;
+        let qkv = first(&b.qkv, rows * shape.qkv_len() * WORD)?;
+        let queries = first(&b.queries, rows * shape.query_len() * BF16)?;
+        self.linear(rows, first(&b.normed, hidden_len * BF16)?, &layer.qkv, Output::F32(qkv))?;
+        let [keys, values] = &self.caches[index];
+        let positions = b.inputs.slice(step.positions.clone())?;
+        rope(
+            &self.device,
+            &Rope {
+                qkv,
+                queries,
+                positions,
+                slots: b.inputs.slice(group.slots.clone())?,
+                rotations: b.rotations.whole(),
+                keys: keys.whole(),
+                values: values.whole(),
+                rows,
+                context_len: self.context_len,
+                shape,
+            },
+        )?;
+        let out = first(&b.attended, rows * shape.query_len() * BF16)?;
+        let attention = Attention {
+            queries,
+            keys: keys.whole(),
+            values: values.whole(),
+            sinks: layer.sinks.whole(),
+            positions,
+            tables: b.inputs.slice(group.tables.clone())?,
+            tiles: b.inputs.slice(group.prefill.clone())?,
+            out,
+            rows,
+            num_tiles: group.num_prefill,
+            window,
+            shape,
+        };
+        if group.num_prefill > 0 {
+            attention_prefill(&self.device, &attention)?;
+        }
+        self.decode(group, attention)?;
+        let projected = Output::F32(first(&b.projected, hidden_len * WORD)?);
+        self.linear(rows, out, &layer.output, projected)
+    }
+
+    /// The rows that attend one by one.
+    fn decode(&self, group: &Group, attention: Attention<'_>) -> Result<()> {
+        if group.num_decode == 0 {
+            return Ok(());
+        }
+        let shape = attention.shape;
+        let num_splits = num_splits(group.num_decode, shape.num_kv_heads);
+        let num_parts = group.num_decode * shape.num_heads * num_splits;
+        let args = Attention {
+            tiles: self.buffers.inputs.slice(group.decode.clone())?,
+            num_tiles: group.num_decode,
+            ..attention
+        };
+        let splits = Splits {
+            parts: first(&self.buffers.parts, num_parts * self.config.head_dim as usize * WORD)?,
+            stats: first(&self.buffers.stats, num_parts * 2 * WORD)?,
+            num_splits,
+        };
+        attention_decode(&self.device, &args, &splits)
+    }
+
+    /// From normed rows to the answers of their experts.
+    fn mlp(&self, rows: usize, layer: &DeviceLayer) -> Result<()> {
+        let b = &self.buffers;
+        let (hidden, intermediate) =
+            (self.config.hidden_size as usize, self.config.intermediate_size as usize);
+        let (num_experts, chosen) =
+            (self.config.num_experts as usize, self.config.experts_per_token as usize);
+        let num_routes = rows * chosen;
+        let x = first(&b.normed, rows * hidden * BF16)?;
+        let logits = first(&b.router_logits, rows * num_experts * WORD)?;
+        let routes = first(&b.experts, num_routes * WORD)?;
+        let weights = first(&b.weights, num_routes * WORD)?;
+        let (grouped, offsets) = (first(&b.grouped, num_routes * WORD)?, b.offsets.whole());
+        self.linear(rows, x, &layer.router, Output::F32(logits))?;
+        let args = Router { logits, experts: routes, weights, rows, num_experts, chosen };
+        router(&self.device, &args)?;
+        let args = GroupRoutes { experts: routes, grouped, offsets, num_routes, num_experts };
+        group_routes(&self.device, &args)?;
+        let args = Experts {
+            x,
+            up: expert_weights(&layer.up),
+            down: expert_weights(&layer.down),
+            grouped,
+            offsets,
+            weights,
+            inner: first(&b.inner, num_routes * intermediate * BF16)?,
+            out: first(&b.answers, num_routes * hidden * WORD)?,
+            rows,
+            chosen,
+            num_experts,
+            hidden,
+            intermediate,
+            limit: self.config.swiglu_limit,
+            alpha: self.config.swiglu_alpha,
+        };
+        experts(&self.device, &args)
+    }
+
+    /// Computes logits and greedy tokens of some of the wanted rows of the last step. `range` begins at a multiple of
+    /// four and is no longer than there are sequences in a step.
+    pub(super) fn choose(&self, step: &Step, range: Range<usize>) -> Result<()> {
+        let (b, rows) = (&self.buffers, range.len());
+        if rows == 0 {
+            return Ok(());
+        }
+        let wanted = b.inputs.slice(step.wanted.clone())?;
+        let wanted = wanted.slice(range.start * WORD..range.end * WORD)?;
+        let (hidden, width) = (self.config.hidden_size as usize, self.config.vocab_size as usize);
+        let gathered = first(&b.gathered, rows * hidden * BF16)?;
+        // The wanted rows are taken from the normed ones as tokens are from the embedding.
+        embedding(
+            &self.device,
+            &Embedding {
+                tokens: wanted,
+                table: first(&b.normed, step.rows * hidden * BF16)?,
+                out: Output::Bf16(gathered),
+                rows,
+                vocabulary: step.rows,
+                width: hidden,
+            },
+        )?;
+        let logits = first(&b.logits, rows * width * WORD)?;
+        linear(
+            &self.device,
+            &Linear {
+                x: gathered,
+                weight: self.weights.lm_head.whole(),
+                bias: None,
+                out: Output::F32(logits),
+                rows,
+                inputs: hidden,
+                outputs: width,
+            },
+        )?;
+        let tokens = first(&b.chosen, rows * WORD)?;
+        let args = Argmax { logits, tokens, rows, width, vocabulary: self.num_tokens };
+        argmax(&self.device, &args)
+    }
+}
+
+fn expert_weights(weights: &DeviceExperts) -> ExpertWeights<'_> {
+    ExpertWeights {
+        blocks: weights.blocks.whole(),
+        scales: weights.scales.whole(),
+        bias: weights.bias.whole(),
+    }
+}

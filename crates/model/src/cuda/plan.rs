@@ -1,0 +1,338 @@
+//! What the CUDA executor takes of a device's memory: everything at start, nothing per step.
+//!
+//! Pure arithmetic over a config and options, so that it can be asked without a device.
+
+use harmonium_cuda::ops::{HEAD_LEN, KvShape, RowTile, rows_per_tile};
+use harmonium_engine::ExecutorSpec;
+
+use super::CudaOptions;
+use crate::config::{Config, LayerKind};
+use crate::error::{Error, Result};
+use crate::memory::{self, KvLimits};
+use crate::mxfp4::{BLOCK, BLOCK_BYTES};
+
+/// Positions in a block: a power of two, and a prefix is shared in whole blocks.
+const BLOCK_LEN: u32 = 16;
+/// Most context length a spare window block must cover: prefixes end every few hundred tokens, in blocks of 16.
+const FULL_BLOCKS_PER_SPARE: u64 = 32;
+/// Rows of a sequence up to which each goes to the decode kernel by itself.
+pub(super) const DECODE_ROWS: usize = 4;
+/// Blocks that attention of single rows should have at least, two for each processor of an H100.
+const WANTED_BLOCKS: usize = 264;
+const MAX_SPLITS: usize = 64;
+/// What the driver, its context and captured graphs take beside what is planned here.
+const RESERVE_BYTES: u64 = 1 << 30;
+/// Every buffer begins at a multiple of this.
+const ALIGNMENT: u64 = 256;
+
+/// One use of the memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlanItem {
+    /// What it is.
+    pub name: &'static str,
+    /// Its bytes.
+    pub bytes: u64,
+}
+
+/// How an executor would use a device's memory.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// All uses, keys and values included.
+    pub items: Vec<PlanItem>,
+    /// Bytes of the device that may be used.
+    pub memory_bytes: u64,
+    /// Bounds of the executor.
+    pub spec: ExecutorSpec,
+    pub(super) sizes: Sizes,
+}
+
+impl Plan {
+    /// Bytes of all uses.
+    pub fn total_bytes(&self) -> u64 {
+        self.items.iter().map(|item| item.bytes).sum()
+    }
+
+    /// Positions that the full layers can keep, over all sequences.
+    pub fn num_kv_tokens(&self) -> u64 {
+        u64::from(self.spec.num_full_blocks) * u64::from(self.spec.block_size)
+    }
+
+    /// Sequences of full length that fit at the same time.
+    pub fn num_full_sequences(&self) -> u64 {
+        let blocks = u64::from(self.spec.context_len.div_ceil(self.spec.block_size));
+        (u64::from(self.spec.num_full_blocks) / blocks).min(self.spec.max_sequences.into())
+    }
+}
+
+/// Lengths, in bytes, of the buffers that steps work in.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Sizes {
+    pub(super) residual: usize,
+    pub(super) normed: usize,
+    pub(super) qkv: usize,
+    pub(super) queries: usize,
+    pub(super) attended: usize,
+    pub(super) projected: usize,
+    pub(super) router_logits: usize,
+    pub(super) experts: usize,
+    pub(super) weights: usize,
+    pub(super) grouped: usize,
+    pub(super) offsets: usize,
+    pub(super) inner: usize,
+    pub(super) answers: usize,
+    pub(super) gathered: usize,
+    pub(super) logits: usize,
+    pub(super) chosen: usize,
+    pub(super) parts: usize,
+    pub(super) stats: usize,
+    pub(super) inputs: usize,
+    pub(super) rotations: usize,
+}
+
+/// Into how many pieces the context of each of `num_rows` single rows is cut. Depends on nothing else, so that a
+/// captured graph fits every step of its size.
+pub(super) fn num_splits(num_rows: usize, num_kv_heads: usize) -> usize {
+    WANTED_BLOCKS.div_ceil((num_rows * num_kv_heads).max(1)).clamp(1, MAX_SPLITS)
+}
+
+/// Plans the memory of an executor. Fails if the weights do not fit, or no context beside them.
+pub fn plan(config: &Config, options: &CudaOptions, memory_bytes: u64) -> Result<Plan> {
+    check(config, options)?;
+    let context_len = options.context_len.unwrap_or(config.context_len);
+    let weights = weight_items(config);
+    let sizes = sizes(config, options, context_len);
+    let mut items = weights;
+    items.extend(sizes.items());
+    items.push(PlanItem { name: "driver and graphs", bytes: RESERVE_BYTES });
+    let taken: u64 = items.iter().map(|item| item.bytes).sum();
+    let left = memory_bytes.saturating_sub(taken);
+    let limits = limits(options, options.kv_bytes.map_or(left, |kv_bytes| kv_bytes.min(left)));
+    let least = KvLimits { context_len: Some(BLOCK_LEN.min(context_len)), ..limits.clone() };
+    let needed = taken + memory::bytes_for_one_context(config, &least);
+    if needed > memory_bytes {
+        let message = format!(
+            "{memory_bytes} bytes are too few: weights and buffers take {taken}, with keys and values of the \
+             shortest context {needed}"
+        );
+        return Err(Error::Option { option: "memory_bytes", message });
+    }
+    let spec = memory::plan(config, &limits)?;
+    let kind_bytes = |kind: LayerKind, num_blocks: u32| PlanItem {
+        name: match kind {
+            LayerKind::Full => "keys and values, full layers",
+            LayerKind::Window => "keys and values, window layers",
+        },
+        bytes: config.layers.iter().filter(|layer| **layer == kind).count() as u64
+            * u64::from(num_blocks)
+            * u64::from(BLOCK_LEN)
+            * config.kv_size() as u64
+            * 4,
+    };
+    items.push(kind_bytes(LayerKind::Full, spec.num_full_blocks));
+    items.push(kind_bytes(LayerKind::Window, spec.num_window_blocks));
+    Ok(Plan { items, memory_bytes, spec, sizes })
+}
+
+/// The least memory for keys and values in which one sequence of full length fits beside the windows of all others.
+pub(super) fn kv_bytes_for_one_context(config: &Config, options: &CudaOptions) -> u64 {
+    memory::bytes_for_one_context(config, &limits(options, 0))
+}
+
+fn limits(options: &CudaOptions, kv_bytes: u64) -> KvLimits {
+    KvLimits {
+        context_len: options.context_len,
+        kv_bytes,
+        max_rows: options.max_rows,
+        max_sequences: options.max_sequences,
+        block_size: BLOCK_LEN,
+        element_bytes: 2,
+        full_blocks_per_spare: FULL_BLOCKS_PER_SPARE,
+    }
+}
+
+/// What no kernel can take.
+fn check(config: &Config, options: &CudaOptions) -> Result<()> {
+    let refuse = |option, message| Err(Error::Option { option, message });
+    if config.head_dim as usize != HEAD_LEN {
+        return refuse("head_dim", format!("{} is not the kernels' {HEAD_LEN}", config.head_dim));
+    }
+    if config.num_heads / config.num_kv_heads > 16 {
+        let message = format!("{} for {} key heads", config.num_heads, config.num_kv_heads);
+        return refuse("num_heads", message);
+    }
+    if config.experts_per_token > 8 {
+        return refuse("experts_per_token", format!("{} is over 8", config.experts_per_token));
+    }
+    if config.hidden_size > 8192 {
+        return refuse("hidden_size", format!("{} is over 8192", config.hidden_size));
+    }
+    for (option, number, max) in
+        [("max_rows", options.max_rows, 1 << 16), ("max_sequences", options.max_sequences, 1 << 12)]
+    {
+        if number == 0 || number > max {
+            return refuse(option, format!("{number} is not from 1 to {max}"));
+        }
+    }
+    Ok(())
+}
+
+fn weight_items(config: &Config) -> Vec<PlanItem> {
+    let wide = |number: u32| u64::from(number);
+    let (hidden, inner) = (wide(config.hidden_size), wide(config.intermediate_size));
+    let (query, kv) = (config.query_size() as u64, config.kv_size() as u64);
+    let (layers, experts) = (config.layers.len() as u64, wide(config.num_experts));
+    let qkv = query + 2 * kv;
+    let attention = qkv * hidden + qkv + hidden * query + hidden + wide(config.num_heads);
+    let dense = attention + 2 * hidden + experts * hidden + experts;
+    let mxfp4 = |outputs: u64, inputs: u64| {
+        outputs * inputs / BLOCK as u64 * (BLOCK_BYTES as u64 + 1) + outputs * 2
+    };
+    let expert = mxfp4(2 * inner, hidden) + mxfp4(hidden, inner);
+    let vocabulary = wide(config.vocab_size) * hidden;
+    vec![
+        PlanItem { name: "experts", bytes: layers * experts * expert },
+        PlanItem { name: "attention, routers, norms", bytes: (layers * dense + hidden) * 2 },
+        PlanItem { name: "embedding and output", bytes: 2 * vocabulary * 2 },
+    ]
+}
+
+/// The shape of one layer's cache.
+pub(super) fn kv_shape(config: &Config, spec: &ExecutorSpec, kind: LayerKind) -> KvShape {
+    let num_blocks = match kind {
+        LayerKind::Full => spec.num_full_blocks,
+        LayerKind::Window => spec.num_window_blocks,
+    };
+    KvShape {
+        num_heads: config.num_heads as usize,
+        num_kv_heads: config.num_kv_heads as usize,
+        block_len: spec.block_size as usize,
+        num_blocks: num_blocks as usize,
+    }
+}
+
+fn sizes(config: &Config, options: &CudaOptions, context_len: u32) -> Sizes {
+    let (rows, sequences) = (options.max_rows as usize, options.max_sequences as usize);
+    let (hidden, heads) = (config.hidden_size as usize, config.num_heads as usize);
+    let routes = rows * config.experts_per_token as usize;
+    let num_kv_heads = config.num_kv_heads as usize;
+    let shape =
+        KvShape { num_heads: heads, num_kv_heads, block_len: BLOCK_LEN as usize, num_blocks: 1 };
+    // One row alone is cut into the most pieces; many rows are not cut at all.
+    let single_rows = rows.min(sequences * DECODE_ROWS);
+    let num_parts = (single_rows + WANTED_BLOCKS.div_ceil(num_kv_heads) + MAX_SPLITS) * heads;
+    let blocks_of = |positions: usize| positions.div_ceil(BLOCK_LEN as usize);
+    let tables = sequences * blocks_of(context_len as usize)
+        + sequences * (blocks_of(config.window as usize) + 3)
+        + blocks_of(rows);
+    let tiles = rows / rows_per_tile(&shape) + 2 * sequences + single_rows;
+    Sizes {
+        residual: rows * hidden * 4,
+        normed: rows * hidden * 2,
+        qkv: rows * shape.qkv_len() * 4,
+        queries: rows * shape.query_len() * 2,
+        attended: rows * shape.query_len() * 2,
+        projected: rows * hidden * 4,
+        router_logits: rows * config.num_experts as usize * 4,
+        experts: routes * 4,
+        weights: routes * 4,
+        grouped: routes * 4,
+        offsets: (config.num_experts as usize + 1) * 4,
+        inner: routes * config.intermediate_size as usize * 2,
+        answers: routes * hidden * 4,
+        gathered: sequences * hidden * 2,
+        logits: sequences * config.vocab_size as usize * 4,
+        chosen: sequences * 4,
+        parts: num_parts * HEAD_LEN * 4,
+        stats: num_parts * 2 * 4,
+        inputs: (5 * rows + tables) * 4 + 2 * tiles * size_of::<RowTile>() + 4096,
+        rotations: context_len as usize * HEAD_LEN * 4,
+    }
+}
+
+impl Sizes {
+    fn items(&self) -> [PlanItem; 4] {
+        let sum = |sizes: &[usize]| sizes.iter().map(|size| aligned(*size as u64)).sum::<u64>();
+        [
+            PlanItem {
+                name: "activations",
+                bytes: sum(&[
+                    self.residual,
+                    self.normed,
+                    self.qkv,
+                    self.queries,
+                    self.attended,
+                    self.projected,
+                    self.router_logits,
+                    self.experts,
+                    self.weights,
+                    self.grouped,
+                    self.offsets,
+                    self.inner,
+                    self.answers,
+                ]),
+            },
+            PlanItem { name: "logits", bytes: sum(&[self.gathered, self.logits, self.chosen]) },
+            PlanItem { name: "attention's parts", bytes: sum(&[self.parts, self.stats]) },
+            PlanItem { name: "inputs and rotations", bytes: sum(&[self.inputs, self.rotations]) },
+        ]
+    }
+}
+
+fn aligned(bytes: u64) -> u64 {
+    bytes.next_multiple_of(ALIGNMENT)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn config(num_layers: u32, num_experts: u32) -> Config {
+        let text = serde_json::json!({
+            "num_hidden_layers": num_layers, "num_experts": num_experts, "experts_per_token": 4,
+            "vocab_size": 201_088, "hidden_size": 2880, "intermediate_size": 2880,
+            "num_attention_heads": 64, "num_key_value_heads": 8,
+            "rope_theta": 150_000, "rope_scaling_factor": 32.0
+        });
+        Config::parse(text.to_string().as_bytes(), Path::new("config.json")).unwrap()
+    }
+
+    /// `nvidia-smi` of an H100 80GB: 81,559 MiB.
+    const H100: u64 = 81_559 << 20;
+
+    #[test]
+    fn weights_take_what_the_files_take() {
+        let bytes = |config| weight_items(&config).iter().map(|item| item.bytes).sum::<u64>();
+        // `metadata.total_size` of the index of gpt-oss-20b, and the same sum for gpt-oss-120b.
+        assert_eq!(bytes(config(24, 32)), 13_761_264_768);
+        assert_eq!(bytes(config(36, 128)), 65_248_815_744);
+    }
+
+    #[test]
+    fn an_h100_holds_120b_with_420_000_positions_and_the_full_context() {
+        let plan = plan(&config(36, 128), &CudaOptions::default(), H100).unwrap();
+        assert!(plan.num_kv_tokens() >= 420_000, "{}", plan.num_kv_tokens());
+        assert_eq!(plan.spec.context_len, 131_072);
+        assert_eq!(plan.num_full_sequences(), plan.num_kv_tokens() / 131_072);
+        assert!(plan.total_bytes() <= H100 && plan.total_bytes() > H100 / 100 * 99, "{plan:?}");
+    }
+
+    #[test]
+    fn a_card_that_is_too_small_is_refused_with_both_numbers() {
+        let message = plan(&config(36, 128), &CudaOptions::default(), 40 << 30).unwrap_err();
+        let message = message.to_string();
+        assert!(message.contains("42949672960 bytes are too few"), "{message}");
+    }
+
+    #[test]
+    fn few_rows_fill_the_card_and_many_are_not_cut() {
+        assert_eq!(num_splits(1, 8), 33);
+        assert_eq!(num_splits(33, 8), 1);
+        assert_eq!(num_splits(10_000, 8), 1);
+        for rows in 1..600 {
+            let parts = rows * num_splits(rows, 8);
+            assert!(parts <= rows + WANTED_BLOCKS / 8 + MAX_SPLITS, "{rows} rows: {parts}");
+        }
+    }
+}
