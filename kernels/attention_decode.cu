@@ -49,6 +49,12 @@ KERNEL(attention_decode, AttentionDecodeParams, kDecodeWarps * 32) {
     const uint32_t split_len = (num_turns + p.num_splits - 1) / p.num_splits * turn_len;
     const uint32_t begin = seen_from + split * split_len;
     const uint32_t end = begin + split_len < own + 1 ? begin + split_len : own + 1;
+    const size_t stride = p.num_splits, first = (static_cast<size_t>(blockIdx.z) * p.num_heads + first_head) * stride + split;
+    if (begin >= end) {
+        // A short context does not fill all splits.
+        if (threadIdx.x < group) p.stats[first + threadIdx.x * stride] = make_float2(-INFINITY, 0.0f);
+        return;
+    }
     Attention attention;
     attention.begin([&](int half) {
         const uint32_t head = static_cast<uint32_t>(half) * 8 + lane / 4;
@@ -100,7 +106,7 @@ KERNEL(attention_decode, AttentionDecodeParams, kDecodeWarps * 32) {
             total += stats[w][head].y * share;
             sum += sums[place_of(w, head, element)] * share;
         }
-        const size_t at = (static_cast<size_t>(blockIdx.z) * p.num_heads + first_head + head) * p.num_splits + split;
+        const size_t at = first + head * stride;
         p.parts[at * kHeadLen + element] = sum;
         if (element == 0) p.stats[at] = make_float2(max, total);
     }
@@ -119,6 +125,7 @@ KERNEL(attention_combine, AttentionDecodeParams, kHeadLen) {
     float total = __expf(sink - max), sum = 0.0f;
     for (uint32_t split = 0; split < p.num_splits; split++) {
         const float2 stats = p.stats[first + split];
+        if (stats.y == 0.0f) continue;
         const float share = __expf(stats.x - max);
         total += stats.y * share;
         sum += p.parts[(first + split) * kHeadLen + element] * share;

@@ -12,6 +12,8 @@ use tempfile::TempDir;
 
 /// Longest wait for anything that should happen soon: generous, because CI machines are slow and busy.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
+/// Longest wait for a whole answer: the host device thinks for half a minute, longer beside other tests.
+const ANSWER: Duration = Duration::from_secs(240);
 /// Time between two looks at something that is waited for.
 const POLL: Duration = Duration::from_millis(20);
 
@@ -81,7 +83,7 @@ impl Server {
         let banner = read_banner(child.stdout.take().unwrap());
         let url = banner.last().and_then(|line| line.strip_prefix("listening on "));
         let url = url.expect("the banner ends with the address").to_owned();
-        let http = harmonium_openai::client::http().no_proxy().timeout(SOON).build().unwrap();
+        let http = harmonium_openai::client::http().no_proxy().timeout(ANSWER).build().unwrap();
         Self { child, url, http, banner, _dir: dir }
     }
 

@@ -10,6 +10,8 @@ mod chat;
 mod cli;
 mod compare;
 mod config;
+#[cfg(feature = "host-device")]
+mod host_device;
 mod overload;
 mod pull;
 mod shutdown;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::settings::SettingsArgs;
+use crate::settings::{Device, SettingsArgs, Value};
 
 /// Serves GPT-OSS from one machine behind an OpenAI-compatible API.
 #[derive(Debug, Parser)]
@@ -168,6 +168,9 @@ pub(crate) struct LogitsArgs {
     /// Directory with weights, a name in the Hugging Face cache, or "nano".
     #[arg(long, value_name = "NAME|DIR")]
     pub(crate) model: String,
+    /// What to run on: cpu, cuda, host, or auto.
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device)]
+    pub(crate) device: Device,
     /// Token ids, separated by commas.
     #[arg(
         long,
@@ -199,6 +202,10 @@ pub(crate) struct ConfigArgs {
     /// The layers to look at.
     #[command(flatten)]
     pub(crate) settings: SettingsArgs,
+}
+
+fn device(text: &str) -> Result<Device, String> {
+    Device::from_text(text).ok_or_else(|| format!("not one of {}", Device::kind()))
 }
 
 #[cfg(test)]

@@ -15,8 +15,9 @@ use harmonium_model::{Checkpoint, Source};
 
 use crate::environment::Environment;
 use crate::machine::{self, gib};
+use crate::place::Place;
 use crate::settings::{Device, Resolved, Settings, SettingsArgs};
-use crate::{find, hosted, stack};
+use crate::{find, hosted};
 
 /// Less free disk than this fits no published checkpoint: the 20B model's shards are 12.8 GiB.
 const SMALLEST_DOWNLOAD: u64 = 14 << 30;
@@ -154,14 +155,20 @@ fn hosted(settings: &Settings, environment: &Environment) -> Finding {
 }
 
 fn device(settings: &Settings) -> Finding {
-    if let Err(error) = stack::check_device(settings.model.device) {
-        return Finding::fail("device", format!("{error:#}"), "set model.device to auto");
-    }
-    if settings.model.device == Device::Auto && machine::has_nvidia_gpu() {
-        let text = "cpu; there is an NVIDIA GPU, which this build cannot use";
+    let place = match Place::of(settings.model.device) {
+        Ok(place) => place,
+        Err(error) => {
+            return Finding::fail("device", format!("{error:#}"), "set model.device to auto");
+        }
+    };
+    if settings.model.device == Device::Auto
+        && machine::has_nvidia_gpu()
+        && let Err(error) = harmonium_cuda::Device::card(0)
+    {
+        let text = format!("cpu; there is an NVIDIA GPU, but {error}");
         return Finding::warn("device", text, "set model.device to cpu to stop this warning");
     }
-    Finding::ok("device", "cpu")
+    Finding::ok("device", place.name())
 }
 
 fn model(settings: &Settings, environment: &Environment) -> Finding {

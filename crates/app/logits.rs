@@ -10,6 +10,7 @@ use harmonium_model::logits::{LogitsMode, logits, write};
 
 use crate::cli::LogitsArgs;
 use crate::environment::Environment;
+use crate::place::Place;
 use crate::{find, progress, stack};
 
 /// Computes the logits and writes them as tensor `logits`.
@@ -19,6 +20,7 @@ pub(crate) fn run(args: &LogitsArgs, environment: &Environment) -> Result<ExitCo
         None => args.tokens.clone(),
     };
     let mode = mode(args, tokens.len())?;
+    let place = Place::of(args.device)?;
     let source = find::named(&args.model, environment)?;
     let out = args.out.clone();
     let num_tokens = tokens.len();
@@ -27,7 +29,7 @@ pub(crate) fn run(args: &LogitsArgs, environment: &Environment) -> Result<ExitCo
     let work = move || -> Result<u32> {
         let checkpoint = Checkpoint::from_source(&source)?;
         let vocab_size = checkpoint.config().vocab_size;
-        let values = logits(&checkpoint, &tokens, mode)?;
+        let values = logits(&checkpoint, &tokens, mode, place.device())?;
         write(&out, &values, vocab_size.try_into()?)?;
         Ok(vocab_size)
     };

@@ -17,6 +17,7 @@ mod logging;
 mod logits;
 mod machine;
 mod models;
+mod place;
 mod progress;
 mod pull;
 mod serve;

@@ -21,7 +21,7 @@ pub(crate) use declare::{Section, Setting};
 pub(crate) use flags::SettingsArgs;
 pub(crate) use hosted::{BudgetLimits, HostedModel, HostedModels, PriceList, Wire};
 pub(crate) use layers::{Origin, Resolved};
-pub(crate) use value::{Auto, Device, LogFormat, OrNone, Positive};
+pub(crate) use value::{Auto, Device, LogFormat, OrNone, Positive, Value};
 
 declare::settings! {
     /// Where and how requests come in.
@@ -76,8 +76,9 @@ declare::settings! {
         /// "nano" (inside this program), a directory with weights, or a name in the Hugging Face cache such as
         /// gpt-oss-20b or OWNER/NAME.
         name: String = "nano".to_owned(), flag "model" "NAME|DIR";
-        /// What the model runs on: auto, cpu or cuda.
-        device: Device = Device::Auto, flag "device" "auto|cpu|cuda";
+        /// What the model runs on: auto (a GPU if this build and this machine have one, else the processor), cpu, cuda, or
+        /// host, which runs the GPU's kernels on the processor for developers.
+        device: Device = Device::Auto, flag "device" "auto|cpu|cuda|host";
         /// Longest prompt and answer together, in tokens; auto is the model's own limit.
         context_len: Auto<Positive> = Auto::Auto, flag "context" "TOKENS";
         /// Threads of the arithmetic; auto is one for each core.

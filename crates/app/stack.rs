@@ -6,22 +6,28 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use harmonium_engine::{EngineConfig, SamplingParams};
+use harmonium_engine::{EngineConfig, Executor, SamplingParams};
 use harmonium_harmony::Tokenizer;
-use harmonium_model::{Checkpoint, Config, CpuExecutor, CpuOptions, Generation};
+use harmonium_model::{
+    Checkpoint, Config, CpuExecutor, CpuOptions, CudaExecutor, CudaOptions, Generation,
+};
 use harmonium_server::{ApiKey, LocalModel, Server, ServerConfig};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::environment::Environment;
-use crate::settings::{Device, OrNone, Settings};
+use crate::place::Place;
+use crate::settings::{OrNone, Settings};
 use crate::{find, hosted, machine, progress};
+
+const MIB: u64 = 1 << 20;
 
 /// A server that answers, and what it answers with.
 pub(crate) struct Stack {
     address: SocketAddr,
     model: LocalModel,
+    place: Place,
     shutdown: CancellationToken,
     serving: JoinHandle<()>,
 }
@@ -35,7 +41,7 @@ impl Stack {
         listener: TcpListener,
         shutdown: CancellationToken,
     ) -> Result<Self> {
-        check_device(settings.model.device)?;
+        let place = Place::of(settings.model.device)?;
         let address = listener.local_addr().context("the listener has no address")?;
         let hosted = hosted::start(settings, environment)?;
         let server = Server::new(server_config(settings)?, hosted.map(Arc::new))?;
@@ -46,11 +52,12 @@ impl Stack {
         let what = format!("loading {}", settings.model.name);
         let loading = {
             let (settings, environment) = (settings.clone(), environment.clone());
-            tokio::task::spawn_blocking(move || load(&settings, &environment))
+            let place = place.clone();
+            tokio::task::spawn_blocking(move || load(&settings, &environment, &place))
         };
         let model = progress::during(&what, loading).await.context("loading panicked")??;
         server.set_ready(model.clone());
-        Ok(Self { address, model, shutdown, serving })
+        Ok(Self { address, model, place, shutdown, serving })
     }
 
     /// Where it listens.
@@ -64,8 +71,8 @@ impl Stack {
     }
 
     /// What the model runs on, for people.
-    pub(crate) fn device(&self) -> &'static str {
-        "cpu"
+    pub(crate) fn device(&self) -> &str {
+        self.place.name()
     }
 
     /// Waits until the server has ended.
@@ -94,23 +101,12 @@ pub(crate) fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> 
     result
 }
 
-/// Refuses a device that this build cannot use.
-pub(crate) fn check_device(device: Device) -> Result<()> {
-    match device {
-        Device::Auto | Device::Cpu => Ok(()),
-        Device::Cuda => bail!(
-            "model.device = \"cuda\": this build has no CUDA executor; use cpu or auto, which work on every machine"
-        ),
-    }
-}
-
 /// Loads the configured model and starts its engine. Blocks while it reads.
-fn load(settings: &Settings, environment: &Environment) -> Result<LocalModel> {
+fn load(settings: &Settings, environment: &Environment, place: &Place) -> Result<LocalModel> {
     let checkpoint = Checkpoint::from_source(&find::configured(settings, environment)?)?;
     let tokenizer = Tokenizer::from_bytes(checkpoint.tokenizer_json()?)
         .context("cannot read the model's tokenizer")?;
-    let options = cpu_options(settings, checkpoint.config(), &tokenizer)?;
-    let executor = CpuExecutor::new(&checkpoint, &options)?;
+    let executor = executor(settings, &checkpoint, &tokenizer, place)?;
     let config = EngineConfig {
         max_waiting: settings.engine.max_waiting.get().try_into()?,
         prefix_cache: settings.engine.prefix_cache,
@@ -121,14 +117,51 @@ fn load(settings: &Settings, environment: &Environment) -> Result<LocalModel> {
         name,
         aliases,
         tokenizer,
-        engine: harmonium_engine::start(Box::new(executor), config),
+        engine: harmonium_engine::start(executor, config),
         defaults: sampling_defaults(generation),
         stop_tokens: generation.eos_token_ids.clone(),
     })
 }
 
+fn executor(
+    settings: &Settings,
+    checkpoint: &Checkpoint,
+    tokenizer: &Tokenizer,
+    place: &Place,
+) -> Result<Box<dyn Executor>> {
+    Ok(match place {
+        Place::Cpu => {
+            let options = cpu_options(settings, checkpoint.config(), tokenizer)?;
+            Box::new(CpuExecutor::new(checkpoint, &options)?)
+        }
+        Place::Device(device) => {
+            let options = device_options(settings, checkpoint.config(), tokenizer, place)?;
+            Box::new(CudaExecutor::new(device, checkpoint, &options)?)
+        }
+    })
+}
+
+fn device_options(
+    settings: &Settings,
+    config: &Config,
+    tokenizer: &Tokenizer,
+    place: &Place,
+) -> Result<CudaOptions> {
+    let mut options = CudaOptions {
+        context_len: settings.model.context_len.as_ref().map(|len| len.get()),
+        kv_bytes: settings.engine.kv_cache_mib.as_ref().map(|mib| u64::from(mib.get()) * MIB),
+        max_rows: settings.engine.max_rows.get(),
+        max_sequences: settings.engine.max_sequences.get(),
+        num_tokens: Some(tokenizer.vocab_size().try_into()?),
+    };
+    // A card is there for nothing else; the host device shares the memory of this machine.
+    if options.kv_bytes.is_none() && place.is_host() {
+        options.kv_bytes = Some(options.kv_bytes_for_one_context(config));
+    }
+    Ok(options)
+}
+
 fn cpu_options(settings: &Settings, config: &Config, tokenizer: &Tokenizer) -> Result<CpuOptions> {
-    const MIB: u64 = 1 << 20;
     let num_threads = settings.model.num_threads.as_ref().map(|n| n.get().try_into());
     let mut options = CpuOptions {
         context_len: settings.model.context_len.as_ref().map(|len| len.get()),
@@ -255,11 +288,5 @@ mod tests {
         assert!(message.contains("keys:1") && !message.contains("secret"), "{message}");
         std::fs::write(&path, "# none yet\n").unwrap();
         assert!(read_keys(&path).unwrap_err().to_string().ends_with("has no key"));
-    }
-
-    #[test]
-    fn cuda_is_refused_with_what_works_instead() {
-        assert!(check_device(Device::Auto).is_ok());
-        assert!(check_device(Device::Cuda).unwrap_err().to_string().contains("use cpu or auto"));
     }
 }

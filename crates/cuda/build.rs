@@ -1,4 +1,5 @@
-//! Compiles the kernels: with g++ for the host device (feature `host-device`). Without the feature it does nothing.
+//! Compiles the kernels: with nvcc for the card (feature `cuda`), with g++ for the host device (feature
+//! `host-device`). Without these features it does nothing.
 
 #![expect(
     clippy::disallowed_methods,
@@ -14,6 +15,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let kernels = Path::new(&std::env::var("CARGO_MANIFEST_DIR")?).join("../../kernels");
     #[cfg(feature = "host-device")]
     host_device(&kernels)?;
+    #[cfg(feature = "cuda")]
+    card(&kernels)?;
     println!("cargo::rerun-if-changed={}", kernels.display());
     Ok(())
 }
@@ -55,4 +58,50 @@ fn host_device(kernels: &Path) -> Result<(), Box<dyn Error>> {
     // Kernels register themselves; nothing names their objects, so the linker must take the whole archive.
     build.link_lib_modifier("+whole-archive").files(sources).try_compile("harmonium_kernels")?;
     Ok(())
+}
+
+/// Compiles every kernel file to code for the H100 and lists the results in `cubins.rs`.
+#[cfg(feature = "cuda")]
+fn card(kernels: &Path) -> Result<(), Box<dyn Error>> {
+    println!("cargo::rerun-if-env-changed=CUDA_HOME");
+    let nvcc = nvcc(&kernels.join(".."))?;
+    let out = PathBuf::from(std::env::var("OUT_DIR")?);
+    let mut list = String::from(
+        "/// The kernels' names and code, file by file.\nconst CUBINS: &[(&[&str], &[u8])] = &[\n",
+    );
+    for source in files(kernels, "cu")? {
+        let cubin =
+            out.join(source.file_name().ok_or("a kernel without a name")?).with_extension("cubin");
+        let mut command = std::process::Command::new(&nvcc);
+        command.args([
+            "-O3",
+            "-std=c++17",
+            "-gencode=arch=compute_90a,code=sm_90a",
+            "-cubin",
+            "-o",
+        ]);
+        command.arg(&cubin).arg(&source);
+        if !command.status()?.success() {
+            return Err(format!("nvcc failed for {}", source.display()).into());
+        }
+        let text = fs::read_to_string(&source)?;
+        let names: Vec<&str> =
+            text.split("\nKERNEL(").skip(1).filter_map(|rest| rest.split(',').next()).collect();
+        list += &format!("    (&{names:?}, include_bytes!({cubin:?})),\n");
+    }
+    fs::write(out.join("cubins.rs"), list + "];\n")?;
+    Ok(())
+}
+
+/// nvcc of `$CUDA_HOME`, of the path, of the usual place, or of the repository's own toolkit.
+#[cfg(feature = "cuda")]
+fn nvcc(root: &Path) -> Result<PathBuf, Box<dyn Error>> {
+    let mut places: Vec<PathBuf> = Vec::new();
+    places.extend(std::env::var_os("CUDA_HOME").map(|home| PathBuf::from(home).join("bin")));
+    places.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
+    places.push("/usr/local/cuda/bin".into());
+    places.push(root.join(".tools/cuda/nvidia/cu13/bin"));
+    places.into_iter().map(|place| place.join("nvcc")).find(|nvcc| nvcc.is_file()).ok_or_else(
+        || "no nvcc found: `cargo xtask cuda-toolkit` installs one for this repository".into(),
+    )
 }

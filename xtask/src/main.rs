@@ -6,6 +6,7 @@
 #![expect(clippy::print_stdout, reason = "a command line tool talks to a person")]
 
 mod clients;
+mod kernels;
 mod licences;
 mod nano_eval;
 mod process;
@@ -27,10 +28,14 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Everything a change must pass: lint, licences, unit and integration tests, client suites.
+    /// Everything a change must pass: lint, licences, kernels, unit and integration tests, client suites.
     Test,
     /// Formatting and clippy over all targets, warnings denied.
     Lint,
+    /// The kernels compiled by nvcc for the H100, with what each takes of the card; a spill fails.
+    Kernels,
+    /// Installs nvcc from the package index into the repository, for the feature `cuda`.
+    CudaToolkit,
     /// Licences, duplicate versions and sources of all dependencies.
     Licences,
     /// The OpenAI SDKs for Python and JavaScript against the real binary with the nano model.
@@ -55,11 +60,14 @@ fn run(command: Command) -> Result<()> {
             stages::FORMAT,
             stages::CLIPPY,
             stages::LICENCES,
+            stages::KERNELS,
             stages::TESTS,
             stages::PYTHON_CLIENT,
             stages::NODE_CLIENT,
         ]),
         Command::Lint => stages::run(&[stages::FORMAT, stages::CLIPPY]),
+        Command::Kernels => stages::run(&[stages::KERNELS]),
+        Command::CudaToolkit => kernels::install(),
         Command::Licences => stages::run(&[stages::LICENCES]),
         Command::Clients => stages::run(&[stages::PYTHON_CLIENT, stages::NODE_CLIENT]),
         Command::NanoEval(args) => nano_eval::run(&args),

@@ -36,6 +36,17 @@ pub(crate) fn run(mut command: Command) -> Result<()> {
     Ok(())
 }
 
+/// Runs a command to its end and returns what it printed.
+pub(crate) fn output(mut command: Command) -> Result<String> {
+    let line = describe(&command);
+    let output = command.output().with_context(|| format!("cannot start `{line}`"))?;
+    if !output.status.success() {
+        let message = String::from_utf8_lossy(&output.stderr);
+        bail!("`{line}` ended with {}: {message}", output.status);
+    }
+    String::from_utf8(output.stdout).with_context(|| format!("`{line}` prints no text"))
+}
+
 /// The directory that cargo builds into.
 pub(crate) fn target_dir() -> Result<PathBuf> {
     let metadata = cargo_metadata::MetadataCommand::new()

@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 
 use crate::process::{cargo, run as run_command};
-use crate::{clients, licences};
+use crate::{clients, kernels, licences};
 
 /// One thing that must pass.
 pub(crate) struct Stage {
@@ -17,21 +17,30 @@ pub(crate) struct Stage {
 pub(crate) const FORMAT: Stage =
     Stage { name: "format", check: || run_command(cargo(&["fmt", "--all", "--check"])) };
 
-/// No lint of rustc or clippy has anything to say about any target.
+/// No lint of rustc or clippy has anything to say about any target, neither in a plain build nor with both devices.
 pub(crate) const CLIPPY: Stage = Stage {
     name: "clippy",
     check: || {
-        let args = ["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
-        run_command(cargo(&args))
+        kernels::install()?;
+        let plain = ["clippy", "--workspace", "--all-targets", "--locked"];
+        let features: [&[&str]; 2] = [&[], &["--features", "cuda,host-device"]];
+        features.iter().try_for_each(|features| {
+            run_command(cargo(&[&plain[..], features, &["--", "-D", "warnings"]].concat()))
+        })
     },
 };
 
 /// Dependencies are what we may and want to use.
 pub(crate) const LICENCES: Stage = Stage { name: "licences", check: licences::check };
 
-/// Unit, documentation and integration tests.
-pub(crate) const TESTS: Stage =
-    Stage { name: "tests", check: || run_command(cargo(&["test", "--workspace", "--locked"])) };
+/// Every kernel compiles for the card, and none spills.
+pub(crate) const KERNELS: Stage = Stage { name: "kernels", check: kernels::check };
+
+/// Unit, documentation and integration tests, with the kernels on the host device.
+pub(crate) const TESTS: Stage = Stage {
+    name: "tests",
+    check: || run_command(cargo(&["test", "--workspace", "--locked", "--features", "host-device"])),
+};
 
 /// The OpenAI SDK for Python drives the real binary.
 pub(crate) const PYTHON_CLIENT: Stage = Stage { name: "python client", check: clients::python };

@@ -175,6 +175,8 @@ choice! {
         Cpu = "cpu",
         /// An NVIDIA GPU.
         Cuda = "cuda",
+        /// The GPU's kernels on the processor, slowly, with every mistake found: for developers.
+        Host = "host",
     }
 }
 

@@ -34,6 +34,8 @@ pub struct Memory {
 /// What the card and the host device have to be able to do. Work is done in the order it was asked for.
 pub(crate) trait Backend: Send + Sync {
     fn name(&self) -> &str;
+    /// Whether it is this machine itself.
+    fn is_host(&self) -> bool;
     fn memory(&self) -> Result<Memory>;
     /// `None` if there is no room. `num_bytes` is not 0.
     fn alloc(&self, num_bytes: usize) -> Result<Option<DevicePtr>>;
@@ -106,14 +108,16 @@ impl Device {
 
     /// The card with this index.
     pub fn card(index: usize) -> Result<Self> {
-        let _ = index;
+        #[cfg(feature = "cuda")]
+        return Ok(Self::new(Box::new(crate::card::Card::new(index)?)));
+        #[cfg(not(feature = "cuda"))]
         Err(Error::Unavailable {
             device: "card",
-            why: "this binary was built without the feature cuda".to_owned(),
+            why: format!("this binary was built without the feature cuda (card {index})"),
         })
     }
 
-    #[cfg(feature = "host-device")]
+    #[cfg(any(feature = "cuda", feature = "host-device"))]
     fn new(backend: Box<dyn Backend>) -> Self {
         Self(Arc::new(Inner { backend, graphs: Mutex::default() }))
     }
@@ -121,6 +125,11 @@ impl Device {
     /// What a person calls it.
     pub fn name(&self) -> &str {
         self.0.backend.name()
+    }
+
+    /// Whether it is the host device.
+    pub fn is_host(&self) -> bool {
+        self.0.backend.is_host()
     }
 
     /// Its memory.

@@ -106,6 +106,10 @@ impl Backend for HostDevice {
         "host device"
     }
 
+    fn is_host(&self) -> bool {
+        true
+    }
+
     fn memory(&self) -> Result<Memory> {
         let used = self.used.load(Ordering::Relaxed);
         Ok(Memory { free: self.total.saturating_sub(used), total: self.total })

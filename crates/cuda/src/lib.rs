@@ -6,6 +6,8 @@
 //! reference in float64, on whichever device it is given.
 
 mod buffer;
+#[cfg(feature = "cuda")]
+mod card;
 pub mod check;
 mod device;
 mod error;

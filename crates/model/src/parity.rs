@@ -15,18 +15,25 @@ use crate::{Checkpoint, CpuExecutor, CpuOptions};
 /// 3e-6 here, past position 4,096 too. A window one position too wide costs 3e-2 or more.
 const TOLERANCE: f64 = 1e-4;
 
-fn directory(name: &str) -> PathBuf {
+pub(crate) fn directory(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/checkpoints").join(name)
 }
 
 /// Tokens, and the logits of the last of them.
-fn golden(name: &str) -> (Vec<u32>, Vec<f32>) {
+pub(crate) fn golden(name: &str) -> (Vec<u32>, Vec<f32>) {
     let bytes = std::fs::read(directory(name).join("golden.safetensors")).unwrap();
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
     let words =
         |name| -> Vec<[u8; 4]> { tensors.tensor(name).unwrap().data().as_chunks().0.to_vec() };
     let tokens = words("tokens").into_iter().map(u32::from_le_bytes).collect();
     (tokens, words("logits").into_iter().map(f32::from_le_bytes).collect())
+}
+
+/// ‖ours − reference‖ / ‖reference‖.
+pub(crate) fn relative_error(ours: &[f32], reference: &[f32]) -> f64 {
+    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
+    let mut differences = ours.iter().zip(reference).map(|(a, b)| f64::from(*a) - f64::from(*b));
+    norm(&mut differences) / norm(&mut reference.iter().map(|value| f64::from(*value)))
 }
 
 fn check(name: &str, modes: &[LogitsMode]) {
@@ -36,11 +43,7 @@ fn check(name: &str, modes: &[LogitsMode]) {
         let ours = logits(&checkpoint, &tokens, *mode, None).unwrap();
         assert_eq!(ours.len(), tokens.len() * checkpoint.config().vocab_size as usize);
         let ours = &ours[ours.len() - reference.len()..];
-        let norm =
-            |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
-        let difference =
-            norm(&mut ours.iter().zip(&reference).map(|(a, b)| f64::from(*a) - f64::from(*b)));
-        let error = difference / norm(&mut reference.iter().map(|value| f64::from(*value)));
+        let error = relative_error(ours, &reference);
         assert!(error <= TOLERANCE, "{name} {mode:?}: relative error {error:e}");
     }
 }

@@ -1,12 +1,10 @@
 //! The whole forward pass on the host device against transformers and the CPU executor.
 
-use std::path::{Path, PathBuf};
-
 use harmonium_cuda::Device;
-use safetensors::SafeTensors;
 
 use crate::Checkpoint;
 use crate::logits::{LogitsMode, logits};
+use crate::parity::{directory, golden, relative_error};
 
 /// Bound of ‖ours − reference‖ / ‖reference‖ against float32.
 ///
@@ -15,26 +13,6 @@ use crate::logits::{LogitsMode, logits};
 /// where ours is 2.6e-2. A window one position too wide costs more than the bound.
 const TOLERANCES: [(&str, f64); 2] = [("head64", 3.5e-2), ("long", 2.5e-2)];
 
-fn directory(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/checkpoints").join(name)
-}
-
-/// Tokens, and the logits of the last of them.
-fn golden(name: &str) -> (Vec<u32>, Vec<f32>) {
-    let bytes = std::fs::read(directory(name).join("golden.safetensors")).unwrap();
-    let tensors = SafeTensors::deserialize(&bytes).unwrap();
-    let words =
-        |name| -> Vec<[u8; 4]> { tensors.tensor(name).unwrap().data().as_chunks().0.to_vec() };
-    let tokens = words("tokens").into_iter().map(u32::from_le_bytes).collect();
-    (tokens, words("logits").into_iter().map(f32::from_le_bytes).collect())
-}
-
-fn error(ours: &[f32], reference: &[f32]) -> f64 {
-    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
-    let differences = ours.iter().zip(reference).map(|(a, b)| f64::from(*a) - f64::from(*b));
-    norm(&mut { differences }) / norm(&mut reference.iter().map(|value| f64::from(*value)))
-}
-
 fn check(name: &str, modes: &[LogitsMode]) {
     let checkpoint = Checkpoint::open(&directory(name)).unwrap();
     let (tokens, reference) = golden(name);
@@ -42,7 +20,7 @@ fn check(name: &str, modes: &[LogitsMode]) {
     let device = Device::host().unwrap();
     for mode in modes {
         let ours = logits(&checkpoint, &tokens, *mode, Some(&device)).unwrap();
-        let error = error(&ours[ours.len() - reference.len()..], &reference);
+        let error = relative_error(&ours[ours.len() - reference.len()..], &reference);
         assert!(error <= tolerance, "{name} {mode:?}: relative error {error:e}");
     }
 }
@@ -55,4 +33,18 @@ fn four_experts_and_truncated_yarn_match_transformers() {
 #[test]
 fn positions_past_4096_match_transformers() {
     check("long", &[LogitsMode::Chunk(512), LogitsMode::DecodeLast(20)]);
+}
+
+/// The executors agree on the embedded model, whose vocabulary and layers are those that chats meet.
+#[test]
+fn nano_gives_the_logits_of_the_cpu_executor() {
+    let checkpoint = Checkpoint::from_source(&crate::Source::Nano).unwrap();
+    let tokens: Vec<u32> = (0..150).map(|index| index * 7919 % 4000).collect();
+    let device = Device::host().unwrap();
+    let reference = logits(&checkpoint, &tokens, LogitsMode::All, None).unwrap();
+    for mode in [LogitsMode::All, LogitsMode::Chunk(40), LogitsMode::DecodeLast(10)] {
+        let ours = logits(&checkpoint, &tokens, mode, Some(&device)).unwrap();
+        let error = relative_error(&ours, &reference);
+        assert!(error <= 2e-2, "{mode:?}: relative error {error:e}");
+    }
 }
