@@ -159,3 +159,26 @@ fn closed_stdout_is_not_a_panic() {
     assert!(output.status.success(), "{}", stderr(&output));
     assert_eq!(stderr(&output), "");
 }
+
+#[test]
+fn plan_needs_neither_gpu_nor_weights() {
+    let output = run(&empty_dir(), &["plan", "--model", "gpt-oss-120b", "--json"]);
+    let plan: serde_json::Value = serde_json::from_str(stdout(&output)).unwrap();
+    assert!(plan["kv_tokens"].as_u64().unwrap() >= 420_000, "{plan}");
+    assert_eq!(plan["context_len"], 131_072);
+    assert!(plan["total_bytes"].as_u64() <= plan["memory_bytes"].as_u64(), "{plan}");
+    let output = run(&empty_dir(), &["plan", "--gpu-memory", "40GB"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("too few"), "{}", stderr(&output));
+    let output = run(&empty_dir(), &["plan", "--gpu-memory", "40 apples"]);
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn synth_overwrites_nothing() {
+    let dir = empty_dir();
+    std::fs::write(dir.path().join("mine"), "text").unwrap();
+    let output = run(&dir, &["synth", "--shape", "gpt-oss-20b", "--layers", "1", "--out", "."]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("nothing is overwritten"), "{}", stderr(&output));
+}

@@ -1,5 +1,6 @@
 //! The command line: one variant a subcommand. Flags that set settings come from their declarations.
 
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -28,6 +29,10 @@ pub(crate) enum Command {
     Pull(PullArgs),
     /// List the models that can answer and those that are downloaded; verify or remove the latter.
     Models(ModelsArgs),
+    /// Write a checkpoint of random weights in a published shape, to measure loading and speed without a download.
+    Synth(SynthArgs),
+    /// Show how a model would use the memory of a GPU; needs neither the GPU nor the model.
+    Plan(PlanArgs),
     /// Write the logits of a token sequence to a file.
     Logits(LogitsArgs),
     /// Check machine, device, model, disk and configuration.
@@ -162,6 +167,60 @@ pub(crate) struct ModelsArgs {
     pub(crate) settings: SettingsArgs,
 }
 
+/// Arguments of `harmonium synth`.
+#[derive(Debug, Args)]
+pub(crate) struct SynthArgs {
+    /// Whose shape.
+    #[arg(long, value_name = "SHAPE", value_enum)]
+    pub(crate) shape: ShapeArg,
+    /// This many layers instead of all.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1000))]
+    pub(crate) layers: Option<u64>,
+    /// Directory to write to: empty, or not there.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// Chooses the values: the same seed gives the same bytes.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// The published vocabulary's tokenizer.json; otherwise nano's, of whose tokens all answers then consist.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tokenizer: Option<PathBuf>,
+}
+
+/// Published shapes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ShapeArg {
+    /// 24 layers of 32 experts, 13.8 GB.
+    #[value(name = "gpt-oss-20b")]
+    GptOss20b,
+    /// 36 layers of 128 experts, 65.2 GB.
+    #[value(name = "gpt-oss-120b")]
+    GptOss120b,
+}
+
+/// Arguments of `harmonium plan`.
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    /// gpt-oss-120b, gpt-oss-20b, "nano", a directory with weights, or a name in the Hugging Face cache.
+    #[arg(long, value_name = "NAME|DIR", default_value = "gpt-oss-120b")]
+    pub(crate) model: String,
+    /// Memory of the GPU, such as 80GB or 81559MiB. As makers of GPUs count, a GB is 1,024 MiB here.
+    #[arg(long, value_name = "SIZE", default_value = "81559MiB", value_parser = memory_size)]
+    pub(crate) gpu_memory: u64,
+    /// Longest prompt and answer together, in tokens, instead of the model's own limit.
+    #[arg(long, value_name = "TOKENS")]
+    pub(crate) context: Option<NonZeroU32>,
+    /// Most sequences in one step.
+    #[arg(long, value_name = "N")]
+    pub(crate) max_sequences: Option<NonZeroU32>,
+    /// Most rows in one step.
+    #[arg(long, value_name = "N")]
+    pub(crate) max_rows: Option<NonZeroU32>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 /// Arguments of `harmonium logits`.
 #[derive(Debug, Args)]
 pub(crate) struct LogitsArgs {
@@ -208,6 +267,20 @@ fn device(text: &str) -> Result<Device, String> {
     Device::from_text(text).ok_or_else(|| format!("not one of {}", Device::kind()))
 }
 
+/// A number with a unit: MB and MiB are 2^20 bytes, GB and GiB 2^30.
+fn memory_size(text: &str) -> Result<u64, String> {
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let factor = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "mb" | "mib" => 1 << 20,
+        "gb" | "gib" => 1 << 30,
+        _ => return Err("not a number with MB, MiB, GB or GiB, such as 80GB".to_owned()),
+    };
+    let number: u64 = number.parse().map_err(|_| "it does not begin with a number".to_owned())?;
+    number.checked_mul(factor).ok_or_else(|| "more than a number of bytes can be".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -223,5 +296,15 @@ mod tests {
         assert!(Cli::try_parse_from(["harmonium", "serve", "--port", "0"]).is_ok());
         let error = Cli::try_parse_from(["harmonium", "serve", "--port", "x"]).unwrap_err();
         assert!(error.to_string().contains("a whole number from 0 to 65535"), "{error}");
+    }
+
+    #[test]
+    fn memory_sizes_count_as_makers_of_gpus_do() {
+        assert_eq!(memory_size("80GB"), Ok(80 << 30));
+        assert_eq!(memory_size("81559 MiB"), Ok(81_559 << 20));
+        assert_eq!(memory_size("12"), Ok(12));
+        for bad in ["", "GB", "80TB", "-1GB", "99999999999999999999"] {
+            assert!(memory_size(bad).is_err(), "{bad}");
+        }
     }
 }

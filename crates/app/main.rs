@@ -18,12 +18,14 @@ mod logits;
 mod machine;
 mod models;
 mod place;
+mod plan;
 mod progress;
 mod pull;
 mod serve;
 mod settings;
 mod signals;
 mod stack;
+mod synth;
 mod table;
 
 use std::io::{self, Write};
@@ -43,6 +45,8 @@ fn main() -> ExitCode {
         Command::Compare(args) => compare::run(&args, &environment),
         Command::Pull(args) => pull::run(&args, &environment),
         Command::Models(args) => models::run(&args, &environment),
+        Command::Synth(args) => synth::run(&args),
+        Command::Plan(args) => plan::run(&args, &environment),
         Command::Logits(args) => logits::run(&args, &environment),
         Command::Doctor(args) => doctor::run(&args, &environment),
         Command::Config(args) => config_cmd::run(&args, &environment),

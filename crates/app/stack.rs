@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::environment::Environment;
+use crate::machine::{Memory, gib};
 use crate::place::Place;
 use crate::settings::{OrNone, Settings};
 use crate::{find, hosted, machine, progress};
@@ -132,6 +133,9 @@ fn executor(
     Ok(match place {
         Place::Cpu => {
             let options = cpu_options(settings, checkpoint.config(), tokenizer)?;
+            if let Some(memory) = machine::memory() {
+                check_memory(checkpoint.num_bytes(), options.kv_bytes, memory)?;
+            }
             Box::new(CpuExecutor::new(checkpoint, &options)?)
         }
         Place::Device(device) => {
@@ -159,6 +163,20 @@ fn device_options(
         options.kv_bytes = Some(options.kv_bytes_for_one_context(config));
     }
     Ok(options)
+}
+
+/// Refuses what would be read from the disk again and again: the mapped weights and the key-value cache must fit
+/// the memory together, beside what other processes hold.
+fn check_memory(weights: u64, kv: u64, memory: Memory) -> Result<()> {
+    // The kernel counts the page cache, in which mapped weights lie, as available.
+    if weights.saturating_add(kv) <= memory.available {
+        return Ok(());
+    }
+    let [weights, kv, available, total] = [weights, kv, memory.available, memory.total].map(gib);
+    bail!(
+        "not enough memory: {weights} of weights and {kv} of key-value cache (engine.kv_cache_mib), but {available} of \
+         {total} are available; serve a smaller model, or free memory"
+    )
 }
 
 fn cpu_options(settings: &Settings, config: &Config, tokenizer: &Tokenizer) -> Result<CpuOptions> {
@@ -263,6 +281,16 @@ fn read_keys(path: &Path) -> Result<Vec<ApiKey>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_does_not_fit_the_memory_is_refused_with_numbers() {
+        let memory = Memory { total: 16 << 30, available: 14 << 30 };
+        check_memory(12 << 30, 2 << 30, memory).unwrap();
+        let message = check_memory(12 << 30, 3 << 30, memory).unwrap_err().to_string();
+        for number in ["12.0 GiB", "3.0 GiB", "14.0 GiB", "16.0 GiB"] {
+            assert!(message.contains(number), "{message}");
+        }
+    }
 
     #[test]
     fn model_ids_are_short_and_the_asked_name_still_works() {

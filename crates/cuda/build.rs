@@ -7,8 +7,9 @@
 )]
 
 use std::error::Error;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+#[cfg(any(feature = "cuda", feature = "host-device"))]
+use std::{fs, path::PathBuf};
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=build.rs");
@@ -22,6 +23,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// The files of a directory with this extension, in a fixed order.
+#[cfg(any(feature = "cuda", feature = "host-device"))]
 fn files(dir: &Path, extension: &str) -> Result<Vec<PathBuf>, Box<dyn Error>> {
     let entries = fs::read_dir(dir).map_err(|e| format!("cannot read {}: {e}", dir.display()))?;
     let mut files = entries.map(|e| Ok(e?.path())).collect::<Result<Vec<_>, std::io::Error>>()?;

@@ -5,7 +5,8 @@
 //! residual stream, sums and the softmax are float32.
 
 mod forward;
-#[cfg(all(test, feature = "host-device"))]
+#[cfg(test)]
+#[cfg(feature = "host-device")]
 mod parity;
 mod plan;
 mod step;

@@ -20,9 +20,10 @@ pub mod product;
 mod rope;
 mod sampler;
 mod simd;
+pub mod synth;
 
 pub use checkpoint::{Checkpoint, Generation, Source};
 pub use config::Config;
 pub use cpu::{CpuExecutor, CpuOptions};
-pub use cuda::{CudaExecutor, CudaOptions};
+pub use cuda::{CudaExecutor, CudaOptions, Plan};
 pub use error::{Error, Result};

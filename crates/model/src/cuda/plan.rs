@@ -284,18 +284,11 @@ fn aligned(bytes: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
+    use crate::synth::Shape;
 
-    fn config(num_layers: u32, num_experts: u32) -> Config {
-        let text = serde_json::json!({
-            "num_hidden_layers": num_layers, "num_experts": num_experts, "experts_per_token": 4,
-            "vocab_size": 201_088, "hidden_size": 2880, "intermediate_size": 2880,
-            "num_attention_heads": 64, "num_key_value_heads": 8,
-            "rope_theta": 150_000, "rope_scaling_factor": 32.0
-        });
-        Config::parse(text.to_string().as_bytes(), Path::new("config.json")).unwrap()
+    fn config(shape: Shape) -> Config {
+        shape.to_config().unwrap()
     }
 
     /// `nvidia-smi` of an H100 80GB: 81,559 MiB.
@@ -305,13 +298,13 @@ mod tests {
     fn weights_take_what_the_files_take() {
         let bytes = |config| weight_items(&config).iter().map(|item| item.bytes).sum::<u64>();
         // `metadata.total_size` of the index of gpt-oss-20b, and the same sum for gpt-oss-120b.
-        assert_eq!(bytes(config(24, 32)), 13_761_264_768);
-        assert_eq!(bytes(config(36, 128)), 65_248_815_744);
+        assert_eq!(bytes(config(Shape::GPT_OSS_20B)), 13_761_264_768);
+        assert_eq!(bytes(config(Shape::GPT_OSS_120B)), 65_248_815_744);
     }
 
     #[test]
     fn an_h100_holds_120b_with_420_000_positions_and_the_full_context() {
-        let plan = plan(&config(36, 128), &CudaOptions::default(), H100).unwrap();
+        let plan = plan(&config(Shape::GPT_OSS_120B), &CudaOptions::default(), H100).unwrap();
         assert!(plan.num_kv_tokens() >= 420_000, "{}", plan.num_kv_tokens());
         assert_eq!(plan.spec.context_len, 131_072);
         assert_eq!(plan.num_full_sequences(), plan.num_kv_tokens() / 131_072);
@@ -320,7 +313,8 @@ mod tests {
 
     #[test]
     fn a_card_that_is_too_small_is_refused_with_both_numbers() {
-        let message = plan(&config(36, 128), &CudaOptions::default(), 40 << 30).unwrap_err();
+        let message =
+            plan(&config(Shape::GPT_OSS_120B), &CudaOptions::default(), 40 << 30).unwrap_err();
         let message = message.to_string();
         assert!(message.contains("42949672960 bytes are too few"), "{message}");
     }
