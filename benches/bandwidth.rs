@@ -13,11 +13,10 @@
 
 use std::cell::RefCell;
 use std::hint::black_box;
-use std::num::NonZero;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput};
+use harmonium_bench::read;
 use harmonium_model::product::{Arranged, Bf16Matrix, Mxfp4Matrix, Simd, Weight, product};
 
 /// Attention output projection of gpt-oss-20b, in all its layers.
@@ -55,39 +54,6 @@ fn measure(
     });
     group.finish();
     results.borrow_mut().push((name, num_bytes, best));
-}
-
-/// Streams that one thread reads side by side in a plain read, as many as the products do.
-const STREAMS: usize = 4;
-
-/// Sums a buffer with as many threads as the products use, and as many streams a thread: one stream alone does not
-/// keep enough reads under way to fill the memory's bandwidth.
-fn read(words: &[u64]) -> u64 {
-    let num_threads = thread::available_parallelism().map_or(1, NonZero::get);
-    thread::scope(|scope| {
-        let threads: Vec<_> = words
-            .chunks(words.len().div_ceil(num_threads))
-            .map(|part| scope.spawn(move || read_streams(part)))
-            .collect();
-        threads
-            .into_iter()
-            .map(|thread| thread.join().expect("summing does not panic"))
-            .fold(0_u64, u64::wrapping_add)
-    })
-}
-
-fn read_streams(words: &[u64]) -> u64 {
-    let (lines, _) = words.as_chunks::<8>();
-    let len = lines.len() / STREAMS;
-    let streams: [&[[u64; 8]]; STREAMS] =
-        std::array::from_fn(|stream| &lines[stream * len..][..len]);
-    let mut sums = [[0_u64; 8]; STREAMS];
-    for index in 0..len {
-        for (sum, stream) in sums.iter_mut().zip(streams) {
-            *sum = std::array::from_fn(|word| sum[word].wrapping_add(stream[index][word]));
-        }
-    }
-    sums.as_flattened().iter().fold(0, |sum, word| sum.wrapping_add(*word))
 }
 
 /// Bytes without a pattern that a processor could predict.

@@ -18,6 +18,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("harmonium-hub", &[]),
     ("harmonium-model", &["harmonium-engine", "harmonium-cuda"]),
     ("harmonium-cuda", &[]),
+    ("harmonium-bench", &["harmonium-engine"]),
     ("harmonium-engine", &[]),
     ("harmonium-harmony", &[]),
     ("harmonium-openai", &[]),

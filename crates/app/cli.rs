@@ -31,6 +31,10 @@ pub(crate) enum Command {
     Models(ModelsArgs),
     /// Write a checkpoint of random weights in a published shape, to measure loading and speed without a download.
     Synth(SynthArgs),
+    /// Hold every kernel of a GPU, and the whole model on it, against references.
+    Check(CheckArgs),
+    /// Measure speed.
+    Bench(BenchArgs),
     /// Show how a model would use the memory of a GPU; needs neither the GPU nor the model.
     Plan(PlanArgs),
     /// Write the logits of a token sequence to a file.
@@ -196,6 +200,55 @@ pub(crate) enum ShapeArg {
     /// 36 layers of 128 experts, 65.2 GB.
     #[value(name = "gpt-oss-120b")]
     GptOss120b,
+}
+
+/// Arguments of `harmonium check`.
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    /// What to check: cuda, or host.
+    #[arg(long, value_name = "DEVICE", default_value = "cuda", value_parser = device)]
+    pub(crate) device: Device,
+}
+
+/// Arguments of `harmonium bench`.
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    /// Of what.
+    #[command(subcommand)]
+    pub(crate) action: BenchAction,
+}
+
+/// What is measured.
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchAction {
+    /// The model alone, without scheduler and HTTP: decode and prefill, against what memory allows.
+    Engine(BenchEngineArgs),
+}
+
+/// Arguments of `harmonium bench engine`.
+#[derive(Debug, Args)]
+pub(crate) struct BenchEngineArgs {
+    /// "nano", a directory with weights, or a name in the Hugging Face cache.
+    #[arg(long, value_name = "NAME|DIR", default_value = "nano")]
+    pub(crate) model: String,
+    /// What to run on: cpu, cuda, host, or auto.
+    #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = device)]
+    pub(crate) device: Device,
+    /// Sequences that decode together.
+    #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "1,2,4,8,16")]
+    pub(crate) batch: Vec<NonZeroU32>,
+    /// Tokens before those that are decoded.
+    #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "0,1024")]
+    pub(crate) context: Vec<u32>,
+    /// Lengths of prompts.
+    #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "512,2048")]
+    pub(crate) prefill: Vec<NonZeroU32>,
+    /// Steps of each decoding that are counted, after two that are not.
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) steps: u32,
+    /// Write the figures as JSON, too.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
 }
 
 /// Arguments of `harmonium plan`.

@@ -5,7 +5,9 @@
 //! its chain of causes), 2 for wrong usage, which clap reports itself.
 
 mod api;
+mod bench;
 mod chat;
+mod check;
 mod cli;
 mod compare;
 mod config_cmd;
@@ -46,6 +48,8 @@ fn main() -> ExitCode {
         Command::Pull(args) => pull::run(&args, &environment),
         Command::Models(args) => models::run(&args, &environment),
         Command::Synth(args) => synth::run(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Bench(args) => bench::run(&args, &environment),
         Command::Plan(args) => plan::run(&args, &environment),
         Command::Logits(args) => logits::run(&args, &environment),
         Command::Doctor(args) => doctor::run(&args, &environment),

@@ -124,7 +124,8 @@ fn load(settings: &Settings, environment: &Environment, place: &Place) -> Result
     })
 }
 
-fn executor(
+/// The executor of the configured model.
+pub(crate) fn executor(
     settings: &Settings,
     checkpoint: &Checkpoint,
     tokenizer: &Tokenizer,

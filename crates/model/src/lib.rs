@@ -21,6 +21,7 @@ mod rope;
 mod sampler;
 mod simd;
 pub mod synth;
+pub mod traffic;
 
 pub use checkpoint::{Checkpoint, Generation, Source};
 pub use config::Config;

@@ -1,0 +1,62 @@
+//! How many bytes a step must read: what bounds decoding on every machine.
+
+use crate::config::{Config, LayerKind};
+use crate::mxfp4::{BLOCK, BLOCK_BYTES};
+
+/// Bytes that one decode step reads at least: every weight in use once, and the keys and values that each sequence sees.
+/// Tokens go to experts evenly and independently, so of few tokens each wakes experts of its own, and many share them.
+///
+/// `kv_element_bytes` is what a stored number of a key takes: 4 on the processor, 2 on a device.
+pub fn decode_bytes(
+    config: &Config,
+    num_sequences: u32,
+    context_len: u32,
+    kv_element_bytes: u32,
+) -> f64 {
+    let wide = |number: u32| f64::from(number);
+    let (hidden, inner) = (wide(config.hidden_size), wide(config.intermediate_size));
+    let (query, kv) = (config.query_size() as f64, config.kv_size() as f64);
+    let (experts, sequences) = (wide(config.num_experts), wide(num_sequences));
+    let qkv = query + 2.0 * kv;
+    let attention = qkv * hidden + qkv + hidden * query + hidden + wide(config.num_heads);
+    let dense = (attention + 2.0 * hidden + experts * hidden + experts) * 2.0;
+    let mxfp4 = |outputs: f64, inputs: f64| {
+        outputs * inputs / BLOCK as f64 * (BLOCK_BYTES as f64 + 1.0) + outputs * 2.0
+    };
+    let expert = mxfp4(2.0 * inner, hidden) + mxfp4(hidden, inner);
+    let asleep = (1.0 - wide(config.experts_per_token) / experts).powf(sequences);
+    let layers = config.layers.len() as f64;
+    let weights = layers * (dense + experts * (1.0 - asleep) * expert);
+    // The embedding's rows, the last norm, the output product.
+    let ends = (hidden * sequences + hidden + wide(config.vocab_size) * hidden) * 2.0;
+    let positions: f64 = config
+        .layers
+        .iter()
+        .map(|kind| match kind {
+            LayerKind::Full => wide(context_len),
+            LayerKind::Window => wide(context_len.min(config.window)),
+        })
+        .sum();
+    weights + ends + sequences * positions * kv * 2.0 * wide(kv_element_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::synth::Shape;
+
+    #[test]
+    fn one_token_reads_what_the_published_shapes_make_it_read() {
+        let bytes = |shape: Shape, num, context| {
+            decode_bytes(&shape.to_config().unwrap(), num, context, 2).round() as u64
+        };
+        // Sums over the tensors of both shapes: four experts a layer, everything else once.
+        assert_eq!(bytes(Shape::GPT_OSS_120B, 1, 0), 5_002_907_904);
+        assert_eq!(bytes(Shape::GPT_OSS_20B, 1, 0), 3_708_089_088);
+        // A token's key and value are 2,048 bytes a layer; half of the 36 layers see all of them, half 128.
+        let context = bytes(Shape::GPT_OSS_120B, 1, 1000) - bytes(Shape::GPT_OSS_120B, 1, 0);
+        assert_eq!(context, 18 * 2048 * 1128);
+        // Many tokens wake every expert.
+        assert!(bytes(Shape::GPT_OSS_20B, 500, 0) > 13_761_264_768 - 1_158_266_880);
+    }
+}
