@@ -3,7 +3,9 @@
 //   experts[r] = the k greatest of logits[r], lowest index first among equals
 //   weights[r] = softmax over those k
 //
-// Shapes:  logits [rows, num_experts] float32; experts [rows, k] u32; weights [rows, k] float32; k at most 8.
+// A row at position 0xffffffff pads the batch: its experts are 0xffffffff, so that it wakes none.
+//
+// Shapes:  logits [rows, num_experts] float32; positions [rows] u32; experts [rows, k] u32; weights [rows, k] float32; k at most 8.
 // Launch:  one warp a row, four rows a block. A NaN counts as less than every number.
 // Traffic: reads the logits once.
 
@@ -11,6 +13,7 @@
 
 struct RouterParams {
     const float* logits;
+    const uint32_t* positions;
     uint32_t* experts;
     float* weights;
     uint32_t rows, num_experts, k;
@@ -23,6 +26,10 @@ KERNEL(router, RouterParams, 128) {
     const uint32_t lane = threadIdx.x % 32, row = blockIdx.x * 4 + threadIdx.x / 32;
     if (row >= p.rows) return;
     pdl_wait();
+    if (p.positions[row] == 0xffffffffu) {
+        if (lane < p.k) p.experts[static_cast<size_t>(row) * p.k + lane] = 0xffffffffu;
+        return;
+    }
     const float* logits = p.logits + static_cast<size_t>(row) * p.num_experts;
     float chosen[kMaxChosen];
     float last_value = 0.0f;

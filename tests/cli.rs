@@ -182,3 +182,33 @@ fn synth_overwrites_nothing() {
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("nothing is overwritten"), "{}", stderr(&output));
 }
+
+#[test]
+fn bench_measures_the_model_alone_and_says_what_it_leaves_out() {
+    let dir = empty_dir();
+    let args = [
+        "bench",
+        "engine",
+        "--device",
+        "cpu",
+        "--batch",
+        "1,3",
+        "--context",
+        "32,1000000",
+        "--prefill",
+        "40",
+        "--steps",
+        "2",
+        "--out",
+        "out.json",
+    ];
+    let output = run(&dir, &args);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(stdout(&output).contains("context 1000000: left out"), "{}", stdout(&output));
+    let text = std::fs::read_to_string(dir.path().join("out.json")).unwrap();
+    let report: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let batches: Vec<_> =
+        report["decode"].as_array().unwrap().iter().map(|row| &row["batch"]).collect();
+    assert_eq!(batches, [1, 3]);
+    assert!(report["prefill"][0]["tokens_per_s"].as_f64().unwrap() > 0.0, "{report}");
+}

@@ -3,7 +3,7 @@
 use futures_util::future::join_all;
 use serde_json::json;
 
-use crate::support::{Server, ask, content, empty_dir, with};
+use crate::support::{Server, ask, content, empty_dir, run, stderr, stdout, with};
 
 const CAPITALS: [(&str, &str); 3] = [("France", "Paris"), ("Japan", "Tokyo"), ("Italy", "Rome")];
 
@@ -37,4 +37,11 @@ async fn nano_answers_chats_through_preemption_and_prefix_hits() {
     let cached = again["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap();
     assert!(cached > 0 && content(&again).contains("Paris"), "{again}");
     server.wait_until_idle().await;
+}
+
+#[test]
+fn check_finds_the_host_device_right() {
+    let output = run(&empty_dir(), &["check", "--device", "host"]);
+    let text = stdout(&output);
+    assert!(output.status.success() && text.ends_with(", 0 wrong\n"), "{text}{}", stderr(&output));
 }

@@ -21,7 +21,7 @@ pub use experts::{ExpertWeights, Experts, experts};
 pub use linear::{Linear, linear};
 pub use rms_norm::{RmsNorm, rms_norm};
 pub use rope::{Rope, rope};
-pub use router::{GroupRoutes, Router, group_routes, router};
+pub use router::{GroupRoutes, PADDING, Router, group_routes, router};
 
 use crate::{BufferSlice, Device, DevicePtr, Error, Result};
 

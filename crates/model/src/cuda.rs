@@ -12,8 +12,11 @@ mod plan;
 mod step;
 mod weights;
 
-use harmonium_cuda::Device;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
 use harmonium_cuda::ops::{NO_TOKEN, rows_per_tile};
+use harmonium_cuda::{Device, Graph};
 use harmonium_engine::{Batch, Executor, ExecutorError, ExecutorSpec, Sample, Sampled};
 
 use self::forward::Model;
@@ -63,6 +66,8 @@ impl CudaOptions {
 /// Runs batches on a device.
 pub struct CudaExecutor {
     spec: ExecutorSpec,
+    /// Decode steps by their number of rows, captured when it first occurs. Before the model, whose memory they use.
+    graphs: BTreeMap<usize, Graph>,
     model: Model,
     vocab_size: usize,
     num_tokens: usize,
@@ -84,6 +89,7 @@ impl CudaExecutor {
         let model = Model::new(device, config, weights, &plan, num_tokens as usize)?;
         Ok(Self {
             spec: plan.spec,
+            graphs: BTreeMap::new(),
             model,
             vocab_size: config.vocab_size as usize,
             num_tokens: num_tokens as usize,
@@ -93,7 +99,8 @@ impl CudaExecutor {
     /// Runs a step up to the last norm.
     fn step(&self, batch: &Batch, wanted: &[usize]) -> Result<Step, ExecutorError> {
         batch::check(batch, &self.spec).map_err(ExecutorError::Step)?;
-        let step = Step::new(batch, wanted, &self.spec, rows_per_tile(self.model.shape()));
+        let per_tile = rows_per_tile(self.model.shape());
+        let step = Step::new(batch, wanted, &self.spec, per_tile, batch.tokens.len());
         self.model.run(&step).map_err(lost)?;
         Ok(step)
     }
@@ -119,6 +126,20 @@ impl CudaExecutor {
         Ok(all)
     }
 
+    /// A step of single rows, replayed from a graph.
+    fn decode(&mut self, batch: &Batch, rows: &[usize]) -> Result<(), ExecutorError> {
+        batch::check(batch, &self.spec).map_err(ExecutorError::Step)?;
+        let max = self.spec.max_sequences.min(self.spec.max_rows) as usize;
+        let size = graph_size(rows.len()).min(max);
+        let step = Step::new(batch, rows, &self.spec, rows_per_tile(self.model.shape()), size);
+        self.model.upload(&step).map_err(lost)?;
+        let graph = match self.graphs.entry(size) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(self.model.capture(&step).map_err(lost)?),
+        };
+        graph.replay().map_err(lost)
+    }
+
     fn sample(&self, index: usize, greedy: u32, sample: &Sample) -> Result<Sampled, ExecutorError> {
         if is_plain(sample) && greedy != NO_TOKEN {
             return Ok(Sampled { token: greedy, logprobs: None });
@@ -139,11 +160,31 @@ impl Executor for CudaExecutor {
             let message = format!("{} samples, over {}", rows.len(), self.spec.max_sequences);
             return Err(ExecutorError::Step(message));
         }
-        let step = self.step(batch, &rows)?;
-        self.model.choose(&step, 0..rows.len()).map_err(lost)?;
+        if is_decode(batch) {
+            self.decode(batch, &rows)?;
+        } else {
+            let step = self.step(batch, &rows)?;
+            self.model.choose(&step, 0..rows.len()).map_err(lost)?;
+        }
         let greedy = self.model.greedy(rows.len()).map_err(lost)?;
         let samples = batch.samples.iter().zip(greedy).enumerate();
         samples.map(|(index, (sample, token))| self.sample(index, token, sample)).collect()
+    }
+}
+
+/// Whether every sequence has one row, and every row is wanted.
+fn is_decode(batch: &Batch) -> bool {
+    let wanted = batch.samples.iter().map(|sample| sample.row);
+    batch.spans.len() == batch.tokens.len() && wanted.eq(0..batch.tokens.len())
+}
+
+/// Rows of the graph that serves `num_rows`: every size up to four, then steps that waste little.
+fn graph_size(num_rows: usize) -> usize {
+    match num_rows {
+        0..=4 => num_rows,
+        5..=32 => num_rows.next_multiple_of(4),
+        33..=128 => num_rows.next_multiple_of(16),
+        _ => num_rows.next_multiple_of(32),
     }
 }
 
@@ -159,4 +200,22 @@ fn is_plain(sample: &Sample) -> bool {
 /// A device that failed once is not trusted again.
 fn lost(error: harmonium_cuda::Error) -> ExecutorError {
     ExecutorError::Fatal(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn graphs_are_few_and_waste_little() {
+        let sizes: std::collections::BTreeSet<usize> = (1..=256).map(graph_size).collect();
+        assert!(sizes.len() <= 24, "{sizes:?}");
+        for num_rows in 1..=256 {
+            let size = graph_size(num_rows);
+            assert!(
+                size >= num_rows && size - num_rows <= num_rows.max(6) / 2,
+                "{num_rows}: {size}"
+            );
+        }
+    }
 }

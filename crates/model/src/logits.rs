@@ -69,6 +69,23 @@ pub fn logits(
     Ok(all)
 }
 
+/// The median over rows of ‖ours − reference‖ / ‖reference‖. A row that is no number counts as infinitely wrong.
+pub fn median_row_error(ours: &[f32], reference: &[f32], num_rows: usize) -> f64 {
+    let row_len = (reference.len() / num_rows.max(1)).max(1);
+    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
+    let rows = ours.chunks(row_len).zip(reference.chunks(row_len));
+    let mut errors: Vec<f64> = rows
+        .map(|(ours, reference)| {
+            let pairs = ours.iter().zip(reference);
+            let difference = norm(&mut pairs.map(|(a, b)| f64::from(*a) - f64::from(*b)));
+            let error = difference / norm(&mut reference.iter().map(|value| f64::from(*value)));
+            if error.is_nan() { f64::INFINITY } else { error }
+        })
+        .collect();
+    errors.sort_by(f64::total_cmp);
+    errors.get(errors.len() / 2).copied().unwrap_or(f64::INFINITY)
+}
+
 /// The executor of one sequence, wherever it runs.
 enum LogitsExecutor {
     Cpu(Box<CpuExecutor>),

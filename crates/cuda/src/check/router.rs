@@ -1,7 +1,7 @@
 //! `router` and `group_routes` against a sort.
 
 use super::{Case, Report, max_relative_error, random_f32};
-use crate::ops::{GroupRoutes, Router, group_routes, router};
+use crate::ops::{GroupRoutes, PADDING, Router, group_routes, router};
 use crate::{Device, Result};
 
 /// Rows, experts and how many are chosen: all of them, fewer than a warp, the two published models.
@@ -25,17 +25,23 @@ pub(super) fn cases() -> Vec<Case> {
     CHOICES.iter().map(choice).chain(LISTS.iter().map(list)).collect()
 }
 
-/// Rounded logits, so that there are ties; the second row holds a NaN, which is never chosen while there are numbers.
+/// Rounded logits, so that there are ties; the second row holds a NaN, which is never chosen while there are numbers, and
+/// the last of three or more is padding.
 fn choose(device: &Device, rows: usize, num_experts: usize, chosen: usize) -> Result<Report> {
     let mut logits: Vec<f32> =
         random_f32(1, rows * num_experts, 6.0).into_iter().map(f32::round).collect();
     if rows > 1 {
         logits[num_experts] = f32::NAN;
     }
-    let buffer = device.alloc_from(&logits)?;
+    let mut positions = vec![7; rows];
+    if rows > 2 {
+        positions[rows - 1] = PADDING;
+    }
+    let (buffer, places) = (device.alloc_from(&logits)?, device.alloc_from(&positions)?);
     let (experts, weights) = (device.alloc(rows * chosen * 4)?, device.alloc(rows * chosen * 4)?);
     let args = Router {
         logits: buffer.whole(),
+        positions: places.whole(),
         experts: experts.whole(),
         weights: weights.whole(),
         rows,
@@ -55,8 +61,11 @@ fn choose(device: &Device, rows: usize, num_experts: usize, chosen: usize) -> Re
         shares.extend(all.iter().map(|expert| exp(expert) / sum));
         order.extend(all.iter().map(|expert| *expert as u32));
     }
+    let num_real = if rows > 2 { (rows - 1) * chosen } else { order.len() };
+    order[num_real..].fill(PADDING);
     let is_same = device.read::<u32>(experts.whole())? == order;
-    let error = max_relative_error(&device.read::<f32>(weights.whole())?, &shares, 1e-3)?;
+    let weights = device.read::<f32>(weights.whole())?;
+    let error = max_relative_error(&weights[..num_real], &shares[..num_real], 1e-3)?;
     // exp in float32 with the card's fast instruction: two units in the last place and a half.
     Ok(Report { max_error: if is_same { error } else { f64::INFINITY }, tolerance: 1e-5 })
 }

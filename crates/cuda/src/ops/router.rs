@@ -5,6 +5,9 @@ use bytemuck::{Pod, Zeroable};
 use super::Arguments;
 use crate::{BufferSlice, Device, DevicePtr, Grid, Result};
 
+/// The position of a row that only pads a batch.
+pub const PADDING: u32 = u32::MAX;
+
 /// Experts of a row that the router can choose.
 const MAX_CHOSEN: usize = 8;
 
@@ -13,6 +16,8 @@ const MAX_CHOSEN: usize = 8;
 pub struct Router<'a> {
     /// `[rows, num_experts]` float32.
     pub logits: BufferSlice<'a>,
+    /// `[rows]` u32; a row at [`PADDING`] goes to no expert.
+    pub positions: BufferSlice<'a>,
     /// `[rows, chosen]` u32, the best first.
     pub experts: BufferSlice<'a>,
     /// `[rows, chosen]` float32, a softmax over the chosen.
@@ -29,6 +34,7 @@ pub struct Router<'a> {
 #[repr(C)]
 struct RouterParams {
     logits: DevicePtr,
+    positions: DevicePtr,
     experts: DevicePtr,
     weights: DevicePtr,
     rows: u32,
@@ -48,6 +54,7 @@ pub fn router(device: &Device, args: &Router<'_>) -> Result<()> {
     let word = size_of::<u32>();
     let params = RouterParams {
         logits: check.tensor("logits", args.logits, &[rows, num_experts], word)?,
+        positions: check.tensor("positions", args.positions, &[rows], word)?,
         experts: check.tensor("experts", args.experts, &[rows, chosen], word)?,
         weights: check.tensor("weights", args.weights, &[rows, chosen], word)?,
         rows: check.count("rows", rows)?,

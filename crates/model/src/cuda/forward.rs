@@ -7,7 +7,7 @@ use harmonium_cuda::ops::{
     RmsNorm, Rope, Router, Splits, argmax, attention_decode, attention_prefill, embedding, experts,
     group_routes, linear, rms_norm, rope, router,
 };
-use harmonium_cuda::{Buffer, BufferSlice, Device, Result};
+use harmonium_cuda::{Buffer, BufferSlice, Device, Graph, Result};
 
 use super::plan::{Plan, Sizes, kv_shape, num_splits};
 use super::step::{Group, Step};
@@ -138,8 +138,21 @@ impl Model {
 
     /// Uploads a step and runs it, up to the last norm.
     pub(super) fn run(&self, step: &Step) -> Result<()> {
-        self.device.upload(&self.buffers.inputs, 0, &step.bytes)?;
+        self.upload(step)?;
         self.forward(step)
+    }
+
+    /// Uploads what a step tells the device.
+    pub(super) fn upload(&self, step: &Step) -> Result<()> {
+        self.device.upload(&self.buffers.inputs, 0, &step.bytes)
+    }
+
+    /// A step of single rows, all of them wanted, as a graph that serves every other step of as many rows.
+    pub(super) fn capture(&self, step: &Step) -> Result<Graph> {
+        self.device.capture(|_| {
+            self.forward(step)?;
+            self.choose(step, 0..step.rows)
+        })
     }
 
     /// Logits of rows that were chosen last, `[rows, vocab]`.
@@ -176,7 +189,7 @@ impl Model {
             self.norm(rows, added, &layer.attention_norm)?;
             self.attention(step, index, layer)?;
             self.norm(rows, Some((first(&b.projected, row_bytes)?, 1)), &layer.mlp_norm)?;
-            self.mlp(rows, layer)?;
+            self.mlp(step, layer)?;
         }
         self.norm(rows, Some((answers, chosen)), &self.weights.norm)
     }
@@ -259,7 +272,7 @@ impl Model {
             values: values.whole(),
             sinks: layer.sinks.whole(),
             positions,
-            tables: b.inputs.slice(group.tables.clone())?,
+            tables: b.inputs.slice(step.tables_start..b.inputs.len())?,
             tiles: b.inputs.slice(group.prefill.clone())?,
             out,
             rows,
@@ -297,8 +310,8 @@ impl Model {
     }
 
     /// From normed rows to the answers of their experts.
-    fn mlp(&self, rows: usize, layer: &DeviceLayer) -> Result<()> {
-        let b = &self.buffers;
+    fn mlp(&self, step: &Step, layer: &DeviceLayer) -> Result<()> {
+        let (b, rows) = (&self.buffers, step.rows);
         let (hidden, intermediate) =
             (self.config.hidden_size as usize, self.config.intermediate_size as usize);
         let (num_experts, chosen) =
@@ -310,7 +323,9 @@ impl Model {
         let weights = first(&b.weights, num_routes * WORD)?;
         let (grouped, offsets) = (first(&b.grouped, num_routes * WORD)?, b.offsets.whole());
         self.linear(rows, x, &layer.router, Output::F32(logits))?;
-        let args = Router { logits, experts: routes, weights, rows, num_experts, chosen };
+        let positions = b.inputs.slice(step.positions.clone())?;
+        let args =
+            Router { logits, positions, experts: routes, weights, rows, num_experts, chosen };
         router(&self.device, &args)?;
         let args = GroupRoutes { experts: routes, grouped, offsets, num_routes, num_experts };
         group_routes(&self.device, &args)?;

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use bytemuck::Pod;
-use harmonium_cuda::ops::RowTile;
+use harmonium_cuda::ops::{PADDING, RowTile};
 use harmonium_engine::{Batch, ExecutorSpec};
 
 use super::plan::DECODE_ROWS;
@@ -13,7 +13,8 @@ use crate::config::LayerKind;
 /// Every array begins at a multiple of this.
 const ALIGNMENT: usize = 16;
 
-/// One step: the bytes to upload, and what lies where in them.
+/// One step: the bytes to upload, and what lies where in them. Where it lies depends on the numbers of rows and tiles only,
+/// so that a captured graph finds the arrays of every step of its size.
 pub(super) struct Step {
     pub(super) bytes: Vec<u8>,
     pub(super) rows: usize,
@@ -23,12 +24,13 @@ pub(super) struct Step {
     pub(super) window: Group,
     /// Rows whose logits are wanted.
     pub(super) wanted: Range<usize>,
+    /// Where the block tables begin; nothing comes after them.
+    pub(super) tables_start: usize,
 }
 
 /// What attention of one kind of layers needs.
 pub(super) struct Group {
     pub(super) slots: Range<usize>,
-    pub(super) tables: Range<usize>,
     /// Tiles of rows for the prefill kernel.
     pub(super) prefill: Range<usize>,
     pub(super) num_prefill: usize,
@@ -38,21 +40,50 @@ pub(super) struct Group {
 }
 
 impl Step {
-    /// A checked batch, of which these rows' logits are wanted.
+    /// A checked batch, of which these rows' logits are wanted. `num_rows` is more than the batch has where it is padded
+    /// for a graph; then every span is a single row.
     pub(super) fn new(
         batch: &Batch,
         wanted: &[usize],
         spec: &ExecutorSpec,
         rows_per_tile: usize,
+        num_rows: usize,
     ) -> Self {
         let mut bytes = Vec::new();
-        let tokens = push(&mut bytes, &batch.tokens);
-        let positions = push(&mut bytes, &batch.positions);
-        let rows: Vec<u32> = wanted.iter().map(|row| *row as u32).collect();
+        let padded = |values: &[u32], with: u32| {
+            let mut values = values.to_vec();
+            values.resize(num_rows, with);
+            values
+        };
+        let tokens = push(&mut bytes, &padded(&batch.tokens, 0));
+        let positions = push(&mut bytes, &padded(&batch.positions, PADDING));
+        let mut rows: Vec<u32> = wanted.iter().map(|row| *row as u32).collect();
+        if num_rows > batch.tokens.len() {
+            rows.resize(num_rows, 0);
+        }
         let wanted = push(&mut bytes, &rows);
-        let mut group = |kind| Group::new(&mut bytes, batch, kind, spec, rows_per_tile);
+        let mut tables = Vec::new();
+        let mut group = |kind| {
+            let mut tiles = Tiles::new(batch, kind, rows_per_tile, &mut tables);
+            if num_rows > batch.tokens.len() {
+                tiles.decode.resize(num_rows, RowTile::default());
+            }
+            let block_len = spec.block_size as usize;
+            let slots: Vec<u32> = slots(batch, kind, block_len)
+                .iter()
+                .map(|slot| (slot.block * block_len + slot.offset) as u32)
+                .collect();
+            Group {
+                slots: push(&mut bytes, &padded(&slots, u32::MAX)),
+                num_prefill: tiles.prefill.len(),
+                prefill: push(&mut bytes, &tiles.prefill),
+                num_decode: tiles.decode.len(),
+                decode: push(&mut bytes, &tiles.decode),
+            }
+        };
         let (full, window) = (group(LayerKind::Full), group(LayerKind::Window));
-        Self { bytes, rows: batch.tokens.len(), tokens, positions, full, window, wanted }
+        let tables_start = push(&mut bytes, &tables).start;
+        Self { bytes, rows: num_rows, tokens, positions, full, window, wanted, tables_start }
     }
 
     pub(super) fn group(&self, kind: LayerKind) -> &Group {
@@ -63,20 +94,16 @@ impl Step {
     }
 }
 
-impl Group {
-    fn new(
-        bytes: &mut Vec<u8>,
-        batch: &Batch,
-        kind: LayerKind,
-        spec: &ExecutorSpec,
-        rows_per_tile: usize,
-    ) -> Self {
-        let block_len = spec.block_size as usize;
-        let slots: Vec<u32> = slots(batch, kind, block_len)
-            .iter()
-            .map(|slot| (slot.block * block_len + slot.offset) as u32)
-            .collect();
-        let (mut tables, mut prefill, mut decode) = (Vec::new(), Vec::new(), Vec::new());
+/// A batch's rows as the attention kernels take them.
+struct Tiles {
+    prefill: Vec<RowTile>,
+    decode: Vec<RowTile>,
+}
+
+impl Tiles {
+    /// Cuts the spans into tiles and appends their block tables to `tables`.
+    fn new(batch: &Batch, kind: LayerKind, rows_per_tile: usize, tables: &mut Vec<u32>) -> Self {
+        let mut tiles = Self { prefill: Vec::new(), decode: Vec::new() };
         for span in &batch.spans {
             let table = Table::of(batch, span, kind);
             let is_decode = span.rows.len() <= DECODE_ROWS;
@@ -88,18 +115,11 @@ impl Group {
                     table_start: tables.len() as u32,
                     first_block: table.first_block as u32,
                 };
-                if is_decode { decode.push(tile) } else { prefill.push(tile) }
+                if is_decode { tiles.decode.push(tile) } else { tiles.prefill.push(tile) }
             }
             tables.extend_from_slice(table.blocks);
         }
-        Self {
-            slots: push(bytes, &slots),
-            tables: push(bytes, &tables),
-            num_prefill: prefill.len(),
-            prefill: push(bytes, &prefill),
-            num_decode: decode.len(),
-            decode: push(bytes, &decode),
-        }
+        tiles
     }
 }
 
@@ -145,9 +165,10 @@ mod tests {
             window_blocks: vec![4, 2],
             samples: Vec::new(),
         };
-        let step = Step::new(&batch, &[1, 8], &SPEC, 4);
+        let step = Step::new(&batch, &[1, 8], &SPEC, 4, 9);
         assert_eq!(read::<u32>(&step, &step.wanted), [1, 8]);
-        assert_eq!(read::<u32>(&step, &step.full.tables), [5, 6, 7, 1]);
+        let tables = step.tables_start..step.bytes.len();
+        assert_eq!(read::<u32>(&step, &tables), [5, 6, 7, 1, 4, 2]);
         assert_eq!(
             read::<u32>(&step, &step.window.slots)[..3],
             [4 * 16 + 8, 4 * 16 + 9, 2 * 16 + 3]
@@ -160,12 +181,36 @@ mod tests {
         };
         assert_eq!(
             read::<RowTile>(&step, &step.window.decode),
-            [tile(0, 1, 0, 2), tile(1, 1, 0, 2)]
+            [tile(0, 1, 4, 2), tile(1, 1, 4, 2)]
         );
         assert_eq!(
             read::<RowTile>(&step, &step.full.prefill),
             [tile(2, 4, 3, 0), tile(6, 3, 3, 0)]
         );
         assert_eq!((step.full.num_decode, step.full.num_prefill), (2, 2));
+    }
+
+    #[test]
+    fn padding_names_no_row_and_moves_nothing() {
+        let row = |row: usize, position: u32, block: u32| Batch {
+            tokens: vec![row as u32],
+            positions: vec![position],
+            spans: vec![Span {
+                rows: 0..1,
+                full_blocks: 0..1,
+                window_blocks: 0..1,
+                window_first_block: 0,
+            }],
+            full_blocks: vec![block],
+            window_blocks: vec![block],
+            samples: Vec::new(),
+        };
+        let step = Step::new(&row(7, 3, 2), &[0], &SPEC, 4, 2);
+        assert_eq!(read::<u32>(&step, &step.positions), [3, PADDING]);
+        assert_eq!(read::<u32>(&step, &step.full.slots), [2 * 16 + 3, u32::MAX]);
+        assert_eq!(read::<RowTile>(&step, &step.full.decode)[1], RowTile::default());
+        assert_eq!((step.rows, step.full.num_decode), (2, 2));
+        let other = Step::new(&row(9, 14, 5), &[0], &SPEC, 4, 2);
+        assert_eq!((step.tables_start, &step.wanted), (other.tables_start, &other.wanted));
     }
 }
