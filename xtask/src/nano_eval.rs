@@ -35,6 +35,9 @@ const NUM_PARALLEL: usize = 16;
 const CASES: &str = "crates/model/nano/eval";
 /// The server's count of places where malformed output was mended.
 const RECOVERIES: &str = "harmonium_parser_recoveries_total";
+/// The share of it that was well-formed: calls of functions that were not declared. They are wrong answers, and count as
+/// such where a call is what is asked for.
+const UNDECLARED_CALLS: &str = "harmonium_parser_undeclared_calls_total";
 /// Failed cases shown for each skill.
 const MAX_SHOWN: usize = 3;
 
@@ -67,8 +70,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let (outcomes, num_recoveries) = runtime.block_on(evaluate(cases, &url))?;
-    report(&outcomes, num_recoveries, args.limit.is_none() && args.skill.is_none())
+    let (outcomes, recoveries) = runtime.block_on(evaluate(cases, &url))?;
+    report(&outcomes, recoveries, args.limit.is_none() && args.skill.is_none())
 }
 
 /// A case and whether the answer was right, with the answer for the report.
@@ -118,8 +121,8 @@ fn select(cases: Vec<Case>, args: &Args) -> Result<Vec<Case>> {
     Ok(selected)
 }
 
-/// Asks for all answers; also counts the answers that had to be mended.
-async fn evaluate(cases: Vec<Case>, url: &str) -> Result<(Vec<Outcome>, u64)> {
+/// Asks for all answers; also counts what had to be mended, and what of it was only not declared.
+async fn evaluate(cases: Vec<Case>, url: &str) -> Result<(Vec<Outcome>, [u64; 2])> {
     let client =
         Client::new(ClientConfig { base_url: format!("{url}/v1"), ..ClientConfig::default() })?;
     let models = client.models().await?;
@@ -141,7 +144,8 @@ async fn evaluate(cases: Vec<Case>, url: &str) -> Result<(Vec<Outcome>, u64)> {
         outcomes.push(outcome??);
     }
     outcomes.sort_by(|a, b| (&a.case.skill, &a.case.id).cmp(&(&b.case.skill, &b.case.id)));
-    Ok((outcomes, recoveries(url).await? - before))
+    let after = recoveries(url).await?;
+    Ok((outcomes, [after[0] - before[0], after[1] - before[1]]))
 }
 
 async fn judge(client: &Client, case: Case) -> Result<Outcome> {
@@ -169,16 +173,20 @@ async fn ask(client: &Client, case: &Case, effort: Option<&str>) -> Result<Respo
     Ok(choice.with_context(|| format!("{}: no choice", case.id))?.message)
 }
 
-async fn recoveries(url: &str) -> Result<u64> {
+/// Answers mended so far, and those of them that were well-formed calls of functions that were not declared.
+async fn recoveries(url: &str) -> Result<[u64; 2]> {
     let http = harmonium_openai::client::http().no_proxy().build()?;
     let metrics = http.get(format!("{url}/metrics")).send().await?.text().await?;
-    let value = metrics.lines().find_map(|line| line.strip_prefix(RECOVERIES)?.strip_prefix(' '));
-    let value = value.with_context(|| format!("/metrics has no {RECOVERIES}"))?;
-    value.trim().parse().with_context(|| format!("{RECOVERIES} is {value:?}"))
+    let read = |name: &str| -> Result<u64> {
+        let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        let value = value.with_context(|| format!("/metrics has no {name}"))?;
+        value.trim().parse().with_context(|| format!("{name} is {value:?}"))
+    };
+    Ok([read(RECOVERIES)?, read(UNDECLARED_CALLS)?])
 }
 
 /// Prints the table and fails if it is not good enough.
-fn report(outcomes: &[Outcome], num_recoveries: u64, is_complete: bool) -> Result<()> {
+fn report(outcomes: &[Outcome], recoveries: [u64; 2], is_complete: bool) -> Result<()> {
     let mut by_skill: BTreeMap<&str, Vec<&Outcome>> = BTreeMap::new();
     for outcome in outcomes {
         by_skill.entry(&outcome.case.skill).or_default().push(outcome);
@@ -200,8 +208,10 @@ fn report(outcomes: &[Outcome], num_recoveries: u64, is_complete: bool) -> Resul
         print_row(skill, outcomes, &required);
     }
     print_row("all", &outcomes.iter().collect::<Vec<_>>(), "-");
-    println!("answers that had to be mended: {num_recoveries}");
-    if num_recoveries > 0 {
+    let [num_recoveries, num_undeclared] = recoveries;
+    println!("answers that were not well-formed: {}", num_recoveries - num_undeclared);
+    println!("well-formed calls of functions that were not declared: {num_undeclared}");
+    if num_recoveries > num_undeclared {
         failures.push("not every answer is well-formed Harmony".to_owned());
     }
     for (skill, _) in REQUIRED {

@@ -72,6 +72,7 @@ pub struct Parser {
     held: Held,
     reasoning_tokens: u32,
     recoveries: u32,
+    undeclared_calls: u32,
 }
 
 #[derive(Debug)]
@@ -121,6 +122,7 @@ impl Parser {
             held: Held::default(),
             reasoning_tokens: 0,
             recoveries: 0,
+            undeclared_calls: 0,
         }
     }
 
@@ -160,9 +162,14 @@ impl Parser {
         self.reasoning_tokens
     }
 
-    /// Places so far where the output was malformed and has been mended.
+    /// Places so far where the output was malformed and has been mended, calls of undeclared functions included.
     pub fn recoveries(&self) -> u32 {
         self.recoveries
+    }
+
+    /// Calls so far that were well-formed, but of a function that the prompt does not declare.
+    pub fn undeclared_calls(&self) -> u32 {
+        self.undeclared_calls
     }
 
     fn text(&mut self, id: u32, out: &mut Vec<Delta>) -> TokenKind {
@@ -310,7 +317,9 @@ impl Parser {
     /// Starts the message of a header: settles what was undecided before it, and decides its own part.
     fn begin(&mut self, reading: Reading, out: &mut Vec<Delta>) -> Part {
         self.settle(Part::Reasoning, out);
-        self.recoveries += u32::from(reading.mended || reading.is_foreign);
+        let is_mended = reading.mended || reading.is_foreign;
+        self.recoveries += u32::from(is_mended || reading.is_undeclared);
+        self.undeclared_calls += u32::from(reading.is_undeclared && !is_mended);
         if let Some(Recipient::Function(name) | Recipient::Guess(name)) = reading.recipient {
             out.push(Delta::ToolCallStart { name });
             return Part::Arguments;

@@ -418,3 +418,19 @@ fn tokens_are_counted_where_they_belong() {
     assert_eq!(kinds, [Reasoning, Reasoning, Preamble, ToolCall, Content]);
     assert_eq!(parser.reasoning_tokens(), 2);
 }
+
+#[test]
+fn calls_of_undeclared_functions_are_told_from_malformed_ones() {
+    for (header, undeclared) in [
+        ("<|channel|>commentary to=functions.count <|constrain|>json", 1),
+        (" to=functions.count<|channel|>commentary", 1),
+        ("<|channel|>commentaryto=functions.count", 0),
+        ("<|channel|>commentary to=functions.get_weather <|constrain|>json", 0),
+    ] {
+        let mut parser = parser();
+        let markup = format!("{header}<|message|>{{}}<|call|>");
+        parse(&mut parser, &encode_markup(o200k(), &markup));
+        assert_eq!(parser.undeclared_calls(), undeclared, "{markup}");
+        assert!(parser.recoveries() >= undeclared, "{markup}");
+    }
+}

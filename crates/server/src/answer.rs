@@ -163,7 +163,7 @@ impl Answer {
         self.meter.num_reasoning += u64::from(num_reasoning);
         metrics.count_reasoning_tokens(num_reasoning);
         if is_complete {
-            metrics.count_recoveries(choice.num_recoveries());
+            metrics.count_recoveries(choice.num_recoveries(), choice.num_undeclared_calls());
         } else {
             self.running.push(wait(index, stream));
         }

@@ -69,6 +69,7 @@ pub(crate) struct Metrics {
     inter_token: Histogram,
     reasoning_tokens: Counter,
     recoveries: Counter,
+    undeclared_calls: Counter,
     answers: Family<BackendLabels, Counter>,
     hosted_cost: Family<ModelLabels, Counter<f64, AtomicU64>>,
     hosted_spent: Family<PeriodLabels, Gauge<f64, AtomicU64>>,
@@ -85,6 +86,7 @@ impl Metrics {
         let inter_token = Histogram::new(SECONDS_BETWEEN_TOKENS);
         let reasoning_tokens = Counter::default();
         let recoveries = Counter::default();
+        let undeclared_calls = Counter::default();
         let answers = Family::default();
         let hosted_cost = Family::default();
         let hosted_spent = Family::default();
@@ -102,6 +104,8 @@ impl Metrics {
         r.register("reasoning_tokens", help, reasoning_tokens.clone());
         let help = "Places where malformed output of the model was mended";
         r.register("parser_recoveries", help, recoveries.clone());
+        let help = "Those of them that were well-formed calls of a function that was not declared";
+        r.register("parser_undeclared_calls", help, undeclared_calls.clone());
         let help = "Answers that began, by backend and why";
         r.register("answers", help, answers.clone());
         let help = "What hosted answers cost; those that broke off count in full";
@@ -122,6 +126,7 @@ impl Metrics {
             inter_token,
             reasoning_tokens,
             recoveries,
+            undeclared_calls,
             answers,
             hosted_cost,
             hosted_spent,
@@ -168,8 +173,9 @@ impl Metrics {
         self.reasoning_tokens.inc_by(u64::from(num_tokens));
     }
 
-    pub(crate) fn count_recoveries(&self, num_recoveries: u32) {
+    pub(crate) fn count_recoveries(&self, num_recoveries: u32, num_undeclared_calls: u32) {
         self.recoveries.inc_by(u64::from(num_recoveries));
+        self.undeclared_calls.inc_by(u64::from(num_undeclared_calls));
     }
 
     /// The exposition, in the OpenMetrics text format.
@@ -198,6 +204,7 @@ mod tests {
             "harmonium_time_to_first_token_seconds_bucket{le=\"0.025\"} 1",
             "harmonium_time_to_first_token_seconds_count 1",
             "harmonium_parser_recoveries_total 0",
+            "harmonium_parser_undeclared_calls_total 0",
             "harmonium_ready 0",
             "# EOF",
         ] {

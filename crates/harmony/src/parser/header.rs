@@ -65,6 +65,8 @@ pub(super) struct Reading {
     pub(super) is_foreign: bool,
     /// The header was not in good order.
     pub(super) mended: bool,
+    /// It is in order but for the function, which the prompt does not declare.
+    pub(super) is_undeclared: bool,
     /// What is not header but text, with the whitespace within it.
     pub(super) text: String,
 }
@@ -258,7 +260,10 @@ impl<'a> Scanner<'a> {
             _ if len == 0 => {}
             Recipient::Everyone => self.to_everyone = true,
             recipient => {
-                self.reading.mended |= !matches!(recipient, Recipient::Function(_));
+                let is_whole = len == word.len() && Tools::is_qualified(word);
+                self.reading.is_undeclared = is_whole && matches!(recipient, Recipient::Guess(_));
+                self.reading.mended |=
+                    !self.reading.is_undeclared && !matches!(recipient, Recipient::Function(_));
                 self.reading.recipient = Some(recipient);
             }
         }

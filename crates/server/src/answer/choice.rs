@@ -105,6 +105,10 @@ impl Choice {
         self.parser.recoveries()
     }
 
+    pub(super) fn num_undeclared_calls(&self) -> u32 {
+        self.parser.undeclared_calls()
+    }
+
     /// Records how long this token was waited for.
     pub(super) fn observe_latency(&mut self, metrics: &Metrics, arrived: Instant) {
         let now = Instant::now();
