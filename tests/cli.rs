@@ -212,3 +212,22 @@ fn bench_measures_the_model_alone_and_says_what_it_leaves_out() {
     assert_eq!(batches, [1, 3]);
     assert!(report["prefill"][0]["tokens_per_s"].as_f64().unwrap() > 0.0, "{report}");
 }
+
+#[test]
+fn synthetic_weights_are_no_business_of_the_processor() {
+    let dir = empty_dir();
+    let synthetic = "synthetic:gpt-oss-20b";
+    for args in [
+        &["bench", "engine", "--device", "cpu", "--model", synthetic][..],
+        &["logits", "--device", "cpu", "--model", synthetic, "--tokens", "1", "--out", "x"],
+    ] {
+        let output = run(&dir, args);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(stderr(&output).contains("made on a device"), "{}", stderr(&output));
+    }
+    let output = run(&dir, &["plan", "--model", synthetic, "--json"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let output = run(&dir, &["doctor", "--model", synthetic, "--device", "cpu", "--port", "0"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stdout(&output).contains("made on a device"), "{}", stdout(&output));
+}

@@ -45,3 +45,15 @@ fn check_finds_the_host_device_right() {
     let text = stdout(&output);
     assert!(output.status.success() && text.ends_with(", 0 wrong\n"), "{text}{}", stderr(&output));
 }
+
+/// A model without files answers chats, in noise.
+#[tokio::test(flavor = "multi_thread")]
+async fn synthetic_weights_are_served() {
+    let server =
+        Server::start(&["--device", "host", "--model", "synthetic:small", "--context", "512"]);
+    let model = json!({"model": "synthetic:small", "max_completion_tokens": 3});
+    let request = with(ask("Hello?"), model);
+    let answer = server.chat(&request).await;
+    assert_eq!(answer["model"], "synthetic:small", "{answer}");
+    assert_eq!(answer["usage"]["completion_tokens"], 3, "{answer}");
+}

@@ -228,7 +228,7 @@ pub(crate) enum BenchAction {
 /// Arguments of `harmonium bench engine`.
 #[derive(Debug, Args)]
 pub(crate) struct BenchEngineArgs {
-    /// "nano", a directory with weights, or a name in the Hugging Face cache.
+    /// "nano", a directory with weights, a name in the Hugging Face cache, or (on a device) synthetic:gpt-oss-120b.
     #[arg(long, value_name = "NAME|DIR", default_value = "nano")]
     pub(crate) model: String,
     /// What to run on: cpu, cuda, host, or auto.

@@ -17,7 +17,7 @@ use crate::environment::Environment;
 use crate::machine::{self, gib};
 use crate::place::Place;
 use crate::settings::{Device, Resolved, Settings, SettingsArgs};
-use crate::{find, hosted};
+use crate::{find, hosted, stack};
 
 /// Less free disk than this fits no published checkpoint: the 20B model's shards are 12.8 GiB.
 const SMALLEST_DOWNLOAD: u64 = 14 << 30;
@@ -187,16 +187,22 @@ fn model(settings: &Settings, environment: &Environment) -> Finding {
     }
 }
 
-/// One line about the configured model, and the bytes of its weights.
+/// One line about the configured model, and the bytes that its weights take of this machine's memory.
 fn describe_model(settings: &Settings, environment: &Environment) -> Result<(String, u64)> {
     let source = find::configured(settings, environment)?;
     let checkpoint = Checkpoint::from_source(&source)?;
+    // A device that is not there has its own line.
+    if let Ok(place) = Place::of(settings.model.device) {
+        stack::check_place(settings, &checkpoint, &place)?;
+    }
     let tokenizer = Tokenizer::from_bytes(checkpoint.tokenizer_json()?)?;
     let config = checkpoint.config();
     let place = match &source {
         Source::Nano => "inside this program".to_owned(),
         Source::Directory(path) => format!("at {}", path.display()),
+        Source::Synthetic(_) => "made on the device".to_owned(),
     };
+    let taken = if checkpoint.is_synthetic() { 0 } else { checkpoint.num_bytes() };
     let text = format!(
         "{} {place}: {} layers, {} experts, {} tokens of context, {} known tokens, {} of weights",
         settings.model.name,
@@ -206,7 +212,7 @@ fn describe_model(settings: &Settings, environment: &Environment) -> Result<(Str
         tokenizer.vocab_size(),
         size(checkpoint.num_bytes()),
     );
-    Ok((text, checkpoint.num_bytes()))
+    Ok((text, taken))
 }
 
 fn size(bytes: u64) -> String {

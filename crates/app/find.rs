@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use harmonium_hub::local::{self, LocalSnapshot};
 use harmonium_hub::{HubCache, RepoId};
 use harmonium_model::Source;
+use harmonium_model::synth::Shape;
 use indicatif::DecimalBytes;
 
 use crate::environment::Environment;
@@ -13,6 +14,8 @@ use crate::settings::Settings;
 
 /// The name of the model inside the binary.
 const NANO: &str = "nano";
+/// What comes before the shape of a model without files.
+const SYNTHETIC: &str = "synthetic:";
 /// The revision that is served.
 const REVISION: &str = "main";
 /// What `harmonium pull` downloads of the published models, in bytes: weights and tokenizer.
@@ -24,7 +27,8 @@ pub(crate) fn configured(settings: &Settings, environment: &Environment) -> Resu
     find(&settings.model.name, cache(settings, environment))
 }
 
-/// Where a model lies: `nano`, a directory, `gpt-oss-20b`, `gpt-oss-120b`, or `OWNER/NAME` in the cache.
+/// Where a model lies: `nano`, a directory, `gpt-oss-20b`, `gpt-oss-120b`, `OWNER/NAME` in the cache, or
+/// `synthetic:SHAPE`, which lies nowhere.
 pub(crate) fn named(name: &str, environment: &Environment) -> Result<Source> {
     find(name, default_cache(environment))
 }
@@ -44,6 +48,13 @@ fn default_cache(environment: &Environment) -> HubCache {
 fn find(name: &str, cache: HubCache) -> Result<Source> {
     if name == NANO {
         return Ok(Source::Nano);
+    }
+    if let Some(wanted) = name.strip_prefix(SYNTHETIC) {
+        let shape = Shape::NAMED.iter().find(|(shape, _)| *shape == wanted);
+        let shapes = Shape::NAMED.map(|(shape, _)| format!("{SYNTHETIC}{shape}")).join(", ");
+        let (_, shape) = shape
+            .with_context(|| format!("no synthetic model named {name:?}: there are {shapes}"))?;
+        return Ok(Source::Synthetic(*shape));
     }
     let directory = Path::new(name);
     if directory.is_dir() {
@@ -132,6 +143,15 @@ mod tests {
         }
         let absent = named("gpt-oss-120b", &environment).unwrap_err().to_string();
         assert!(absent.contains("`harmonium pull gpt-oss-120b` (65.28 GB)"), "{absent}");
+    }
+
+    #[test]
+    fn synthetic_models_are_found_by_their_shape() {
+        let nobody = Environment::default();
+        let source = Source::Synthetic(Shape::GPT_OSS_120B);
+        assert_eq!(named("synthetic:gpt-oss-120b", &nobody).unwrap(), source);
+        let message = named("synthetic:gpt-4", &nobody).unwrap_err().to_string();
+        assert!(message.contains("synthetic:gpt-4") && message.contains("synthetic:gpt-oss-20b"));
     }
 
     #[test]

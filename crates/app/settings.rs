@@ -74,7 +74,8 @@ declare::settings! {
     /// Which model answers, and on what.
     model: ModelSettings {
         /// "nano" (inside this program), a directory with weights, or a name in the Hugging Face cache such as
-        /// gpt-oss-20b or OWNER/NAME.
+        /// gpt-oss-20b or OWNER/NAME. "synthetic:gpt-oss-120b" and "synthetic:gpt-oss-20b" are random weights made
+        /// on a GPU, to measure speed without a download.
         name: String = "nano".to_owned(), flag "model" "NAME|DIR";
         /// What the model runs on: auto (a GPU if this build and this machine have one, else the processor), cpu, cuda, or
         /// host, which runs the GPU's kernels on the processor for developers.

@@ -131,6 +131,7 @@ pub(crate) fn executor(
     tokenizer: &Tokenizer,
     place: &Place,
 ) -> Result<Box<dyn Executor>> {
+    check_place(settings, checkpoint, place)?;
     Ok(match place {
         Place::Cpu => {
             let options = cpu_options(settings, checkpoint.config(), tokenizer)?;
@@ -144,6 +145,22 @@ pub(crate) fn executor(
             Box::new(CudaExecutor::new(device, checkpoint, &options)?)
         }
     })
+}
+
+/// Refuses weights that cannot be where they are wanted.
+pub(crate) fn check_place(
+    settings: &Settings,
+    checkpoint: &Checkpoint,
+    place: &Place,
+) -> Result<()> {
+    if checkpoint.is_synthetic() && place.device().is_none() {
+        bail!(
+            "{}: synthetic weights are made on a device (--device cuda); for the processor, `harmonium synth` writes \
+             the same to files",
+            settings.model.name
+        );
+    }
+    Ok(())
 }
 
 fn device_options(

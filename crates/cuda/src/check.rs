@@ -6,6 +6,7 @@ mod argmax;
 mod attention;
 mod embedding;
 mod experts;
+mod fill;
 mod linear;
 mod rms_norm;
 mod rope;
@@ -62,6 +63,7 @@ pub fn all() -> Vec<Case> {
         attention::cases(),
         embedding::cases(),
         experts::cases(),
+        fill::cases(),
         linear::cases(),
         rms_norm::cases(),
         rope::cases(),

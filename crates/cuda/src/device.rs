@@ -282,7 +282,7 @@ impl Device {
     }
 
     /// Refuses memory of another device.
-    fn own(&self, slice: BufferSlice<'_>) -> Result<()> {
+    pub(crate) fn own(&self, slice: BufferSlice<'_>) -> Result<()> {
         if self.is_same(slice.buffer().device()) {
             return Ok(());
         }

@@ -7,6 +7,7 @@ mod attention;
 mod choice;
 mod embedding;
 mod experts;
+mod fill;
 mod linear;
 mod rms_norm;
 mod rope;
@@ -18,6 +19,7 @@ pub use attention::{
 };
 pub use embedding::{Embedding, embedding};
 pub use experts::{ExpertWeights, Experts, experts};
+pub use fill::{Random, fill, random_key};
 pub use linear::{Linear, linear};
 pub use rms_norm::{RmsNorm, rms_norm};
 pub use rope::{Rope, rope};

@@ -24,6 +24,7 @@ use self::layout::Layout;
 use self::weights::Weights;
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::synth::Shape;
 
 /// Largest `config.json` or `generation_config.json` read; the published ones are under 2 KiB.
 const MAX_JSON_LEN: usize = 1 << 20;
@@ -37,6 +38,8 @@ pub enum Source {
     Nano,
     /// In a directory.
     Directory(PathBuf),
+    /// Nowhere: seeded random weights of a published shape, made on a device.
+    Synthetic(Shape),
 }
 
 /// An open checkpoint. A clone shares everything.
@@ -47,12 +50,20 @@ pub struct Checkpoint {
 
 struct Inner {
     config: Config,
-    weights: Weights,
+    contents: Contents,
     generation: Generation,
     /// Absent where only weights were downloaded; then `tokenizer_file` says where it should be.
     tokenizer: Option<Bytes>,
     tokenizer_file: PathBuf,
     num_bytes: u64,
+}
+
+/// The weights, or how to make them.
+pub(crate) enum Contents {
+    /// As the files hold them.
+    Stored(Arc<Weights>),
+    /// The tensors of a shape, as [`crate::synth`] writes them with this seed.
+    Synthetic { shape: Shape, seed: u64 },
 }
 
 /// The files of a checkpoint before they are understood. The paths name them in errors.
@@ -72,12 +83,46 @@ impl Checkpoint {
         match source {
             Source::Nano => Self::nano(),
             Source::Directory(directory) => Self::open(directory),
+            Source::Synthetic(shape) => Self::synthetic(*shape),
         }
     }
 
     /// The model inside the binary.
     pub fn nano() -> Result<Self> {
         Self::from_files(nano::files()?)
+    }
+
+    /// A checkpoint of this shape whose weights only a device has, the same that [`crate::synth`] writes with seed 0;
+    /// tokenizer and ends of answers are nano's. Takes no memory of this machine.
+    pub fn synthetic(shape: Shape) -> Result<Self> {
+        let nano = Self::nano()?;
+        let generation = Generation {
+            eos_token_ids: nano.generation().eos_token_ids.clone(),
+            ..Generation::default()
+        };
+        let inner = Inner {
+            config: shape.to_config()?,
+            contents: Contents::Synthetic { shape, seed: 0 },
+            generation,
+            tokenizer: nano.inner.tokenizer.clone(),
+            tokenizer_file: nano.inner.tokenizer_file.clone(),
+            num_bytes: shape.num_bytes(),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The text of a config and one weight file that lie in memory.
+    pub(crate) fn from_memory(config: Vec<u8>, weights: Vec<u8>) -> Result<Self> {
+        let file = |name: &str| Path::new("<memory>").join(name);
+        Self::from_files(Files {
+            config: config.into(),
+            config_file: file("config.json"),
+            generation: None,
+            generation_file: file("generation_config.json"),
+            tokenizer: None,
+            tokenizer_file: file("tokenizer.json"),
+            tensors: Tensors::from_bytes(&weights.into(), file("model.safetensors"))?,
+        })
     }
 
     /// Opens a directory in either layout; a repository's root serves for its folder `original` too.
@@ -121,7 +166,8 @@ impl Checkpoint {
         let weights = Layout::of(&files.tensors).read(&files.tensors, &config)?;
         let num_bytes = files.tensors.num_bytes();
         let Files { tokenizer, tokenizer_file, .. } = files;
-        let inner = Inner { config, weights, generation, tokenizer, tokenizer_file, num_bytes };
+        let contents = Contents::Stored(Arc::new(weights));
+        let inner = Inner { config, contents, generation, tokenizer, tokenizer_file, num_bytes };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -146,8 +192,13 @@ impl Checkpoint {
         self.inner.num_bytes
     }
 
-    pub(crate) fn weights(&self) -> &Weights {
-        &self.inner.weights
+    /// Whether the weights are random ones that are made on a device and lie nowhere else.
+    pub fn is_synthetic(&self) -> bool {
+        matches!(self.inner.contents, Contents::Synthetic { .. })
+    }
+
+    pub(crate) fn contents(&self) -> &Contents {
+        &self.inner.contents
     }
 }
 

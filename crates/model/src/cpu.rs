@@ -17,7 +17,7 @@ use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use self::forward::Model;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Contents};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::memory::{self, KvLimits};
@@ -93,6 +93,11 @@ impl CpuExecutor {
     /// Plans memory and starts the threads. Weights stay where the checkpoint has them.
     pub fn new(checkpoint: &Checkpoint, options: &CpuOptions) -> Result<Self> {
         let config = checkpoint.config();
+        let Contents::Stored(weights) = checkpoint.contents() else {
+            let message =
+                "synthetic ones are made on a device; for the processor they must lie in files";
+            return Err(Error::Option { option: "weights", message: message.to_owned() });
+        };
         if options.num_threads.is_some_and(|num| !(1..=MAX_THREADS).contains(&num)) {
             let message =
                 format!("{} is not from 1 to {MAX_THREADS}", options.num_threads.unwrap_or(0));
@@ -111,7 +116,7 @@ impl CpuExecutor {
             .build()
             .map_err(|e| Error::Option { option: "num_threads", message: e.to_string() })?;
         let simd = Simd::detect();
-        let model = Model::new(checkpoint, &spec, simd)?;
+        let model = Model::new(checkpoint, weights, &spec, simd)?;
         tracing::debug!(?simd, threads = threads.current_num_threads(), ?spec, "planned");
         Ok(Self { spec, model, threads, num_tokens: num_tokens as usize })
     }

@@ -10,6 +10,7 @@ mod forward;
 mod parity;
 mod plan;
 mod step;
+mod synthetic;
 mod weights;
 
 use std::collections::BTreeMap;
@@ -85,7 +86,7 @@ impl CudaExecutor {
             return Err(Error::Option { option: "num_tokens", message });
         }
         tracing::debug!(device = device.name(), ?plan, "planned");
-        let weights = DeviceWeights::upload(device, checkpoint)?;
+        let weights = DeviceWeights::new(device, checkpoint)?;
         let model = Model::new(device, config, weights, &plan, num_tokens as usize)?;
         Ok(Self {
             spec: plan.spec,

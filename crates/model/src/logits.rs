@@ -149,6 +149,12 @@ pub fn write(file: &Path, logits: &[f32], vocab_size: usize) -> Result<()> {
         .map_err(|e| failed(e.to_string()))
 }
 
+/// All tokens of one sequence as one step.
+#[cfg(all(test, feature = "host-device"))]
+pub(crate) fn prefill(spec: &ExecutorSpec, tokens: &[u32]) -> Batch {
+    Sequence::new(spec).advance(tokens)
+}
+
 /// One sequence that holds its blocks as the engine would: window blocks go back once no row sees them.
 struct Sequence {
     block_size: usize,

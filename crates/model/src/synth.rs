@@ -4,14 +4,14 @@
 //! shape, names, types and shards, so that loading and speed can be measured without the download. Values are
 //! scaled by their fan-in, so that activations neither vanish nor explode and tokens spread evenly over the
 //! experts; what such a model says is noise. The same seed gives the same bytes on every machine, whatever the
-//! number of threads.
+//! number of threads, and [`Checkpoint::synthetic`] makes the very same on a device, without files.
 
 mod fill;
-mod shape;
+pub(crate) mod shape;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
@@ -48,7 +48,7 @@ pub struct Synth<'a> {
 impl Synth<'_> {
     /// Bytes of weights that will be written.
     pub fn num_bytes(&self) -> u64 {
-        self.shape.tensors().iter().map(Tensor::num_bytes).sum()
+        self.shape.num_bytes()
     }
 
     /// Writes the checkpoint to `dir`, which must be empty or not there, and calls `progress` with the bytes
@@ -76,6 +76,14 @@ impl Synth<'_> {
         write_json(&dir.join(INDEX), &index)
     }
 
+    /// The checkpoint in memory instead of files, for small shapes.
+    pub fn checkpoint(&self) -> Result<Checkpoint> {
+        let mut weights = Vec::new();
+        self.write_tensors(&mut weights, &self.shape.tensors(), &mut |_| ())
+            .map_err(|source| Error::Io { file: "<memory>".into(), source })?;
+        Checkpoint::from_memory(self.shape.config().to_string().into_bytes(), weights)
+    }
+
     /// Tensors in the order of the published files, cut where a shard is full.
     fn shards(&self) -> Vec<Vec<Tensor>> {
         let mut shards: Vec<Vec<Tensor>> = Vec::new();
@@ -101,13 +109,24 @@ impl Synth<'_> {
         progress: &mut impl FnMut(u64),
     ) -> Result<()> {
         let io = |source| Error::Io { file: path.to_owned(), source };
+        let mut file = File::create(path).map_err(io)?;
+        self.write_tensors(&mut file, tensors, progress).map_err(io)?;
+        file.sync_all().map_err(io)
+    }
+
+    fn write_tensors(
+        &self,
+        out: &mut impl Write,
+        tensors: &[Tensor],
+        progress: &mut impl FnMut(u64),
+    ) -> io::Result<()> {
         let mut header = Map::new();
         header.insert("__metadata__".to_owned(), json!({"format": "pt"}));
         let mut offset = 0;
         for tensor in tensors {
             let end = offset + tensor.num_bytes();
             let entry = json!({
-                "dtype": tensor.kind.dtype(),
+                "dtype": tensor.dtype(),
                 "shape": tensor.shape,
                 "data_offsets": [offset, end],
             });
@@ -117,9 +136,8 @@ impl Synth<'_> {
         let mut header = Value::Object(header).to_string();
         // The contents begin at a multiple of eight bytes, as the format's own writer makes them.
         header.extend(std::iter::repeat_n(' ', header.len().next_multiple_of(8) - header.len()));
-        let mut file = File::create(path).map_err(io)?;
-        file.write_all(&(header.len() as u64).to_le_bytes()).map_err(io)?;
-        file.write_all(header.as_bytes()).map_err(io)?;
+        out.write_all(&(header.len() as u64).to_le_bytes())?;
+        out.write_all(header.as_bytes())?;
         let mut chunk = Vec::new();
         for tensor in tensors {
             let mut at = 0;
@@ -127,12 +145,12 @@ impl Synth<'_> {
                 let len = tensor.num_bytes().saturating_sub(at).min(CHUNK as u64);
                 chunk.resize(usize::try_from(len).unwrap_or(CHUNK), 0);
                 fill(&mut chunk, at, tensor, self.seed);
-                file.write_all(&chunk).map_err(io)?;
+                out.write_all(&chunk)?;
                 at += len;
                 progress(len);
             }
         }
-        file.sync_all().map_err(io)
+        Ok(())
     }
 }
 
@@ -159,21 +177,10 @@ mod tests {
     use super::*;
     use crate::logits::{LogitsMode, logits};
 
-    /// Small, with every kind of tensor, and wide enough for two chunks of randomness.
-    const SMALL: Shape = Shape {
-        num_layers: 2,
-        num_experts: 8,
-        hidden_size: 128,
-        intermediate_size: 96,
-        num_heads: 4,
-        num_kv_heads: 2,
-        vocab_size: 5000,
-    };
-
     fn small(seed: u64) -> (tempfile::TempDir, Checkpoint) {
         let dir = tempfile::tempdir().unwrap();
         let out = dir.path().join("out");
-        let synth = Synth { shape: SMALL, seed, tokenizer: None, shard_bytes: 400_000 };
+        let synth = Synth { shape: Shape::SMALL, seed, tokenizer: None, shard_bytes: 400_000 };
         let mut num_written = 0;
         synth.write(&out, |len| num_written += len).unwrap();
         assert_eq!(num_written, synth.num_bytes());

@@ -1,5 +1,7 @@
 //! The forward pass: one function for prefill, decode and mixed steps.
 
+use std::sync::Arc;
+
 use candle_core::{D, DType, Device, Result, Storage, Tensor};
 use harmonium_engine::{Batch, ExecutorSpec};
 
@@ -8,7 +10,7 @@ use super::experts;
 use super::kv_pool::{KvLayout, KvPool};
 use crate::batch::{Slot, slots};
 use crate::checkpoint::Checkpoint;
-use crate::checkpoint::weights::Layer;
+use crate::checkpoint::weights::{Layer, Weights};
 use crate::config::{Config, LayerKind};
 use crate::product::{linear, product};
 use crate::rope::{Rotary, Rotations};
@@ -17,6 +19,7 @@ use crate::simd::{Arranged, BF16_VECTORS, Simd};
 /// Weights, caches and everything derived from the config.
 pub(super) struct Model {
     checkpoint: Checkpoint,
+    weights: Arc<Weights>,
     simd: Simd,
     rotary: Rotary,
     block_size: usize,
@@ -35,9 +38,13 @@ struct Step<'a> {
 }
 
 impl Model {
-    pub(super) fn new(checkpoint: &Checkpoint, spec: &ExecutorSpec, simd: Simd) -> Result<Self> {
+    pub(super) fn new(
+        checkpoint: &Checkpoint,
+        weights: &Arc<Weights>,
+        spec: &ExecutorSpec,
+        simd: Simd,
+    ) -> Result<Self> {
         let config = checkpoint.config();
-        let weights = checkpoint.weights();
         let layout = KvLayout {
             block_size: spec.block_size as usize,
             num_kv_heads: config.num_kv_heads as usize,
@@ -61,6 +68,7 @@ impl Model {
             gains,
             pools: config.layers.iter().map(pool).collect(),
             checkpoint: checkpoint.clone(),
+            weights: Arc::clone(weights),
         })
     }
 
@@ -73,8 +81,8 @@ impl Model {
             full_slots: slots(batch, LayerKind::Full, self.block_size),
             window_slots: slots(batch, LayerKind::Window, self.block_size),
         };
-        let checkpoint = self.checkpoint.clone();
-        let (config, weights) = (checkpoint.config(), checkpoint.weights());
+        let (checkpoint, weights) = (self.checkpoint.clone(), Arc::clone(&self.weights));
+        let config = checkpoint.config();
         let mut x = self.embed(batch)?;
         for (index, layer) in weights.layers.iter().enumerate() {
             x = (&x + self.attention(&step, index, layer, config, &x)?)?;
@@ -92,7 +100,7 @@ impl Model {
     }
 
     fn embed(&self, batch: &Batch) -> Result<Tensor> {
-        let embedding = &self.checkpoint.weights().embedding;
+        let embedding = &self.weights.embedding;
         let mut rows = vec![0.0; batch.tokens.len() * embedding.num_cols];
         for (token, row) in batch.tokens.iter().zip(rows.chunks_exact_mut(embedding.num_cols)) {
             embedding.widen_row(*token as usize, row);

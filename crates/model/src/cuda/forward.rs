@@ -167,6 +167,13 @@ impl Model {
         self.device.read(first(&self.buffers.chosen, num_rows * WORD)?)
     }
 
+    /// How many routes of the last layer of the last step each expert had.
+    #[cfg(all(test, feature = "host-device"))]
+    pub(super) fn routes_per_expert(&self) -> Result<Vec<u32>> {
+        let offsets = self.device.read::<u32>(self.buffers.offsets.whole())?;
+        Ok(offsets.windows(2).map(|pair| pair[1] - pair[0]).collect())
+    }
+
     fn forward(&self, step: &Step) -> Result<()> {
         let (b, rows) = (&self.buffers, step.rows);
         let hidden = self.config.hidden_size as usize;

@@ -2,9 +2,11 @@
 
 use harmonium_cuda::Device;
 
+use super::{CudaExecutor, CudaOptions};
 use crate::Checkpoint;
 use crate::logits::{LogitsMode, logits, median_row_error};
 use crate::parity::{directory, golden, relative_error};
+use crate::synth::{SHARD_BYTES, Shape, Synth};
 
 /// Bound of ‖ours − reference‖ / ‖reference‖ against float32.
 ///
@@ -48,4 +50,48 @@ fn nano_gives_the_logits_of_the_cpu_executor() {
         let error = median_row_error(&ours, &reference, tokens.len());
         assert!(error <= 3e-2, "{mode:?}: median of relative errors {error:e}");
     }
+}
+
+fn some_tokens(num: u32) -> Vec<u32> {
+    (0..num).map(|index| index * 7919 % 4000).collect()
+}
+
+/// The same weights twice, made on the device and by way of the files' format: if one byte differed, logits would.
+#[test]
+fn synthetic_weights_on_a_device_are_those_of_the_files() {
+    let made = Checkpoint::synthetic(Shape::SMALL).unwrap();
+    let synth = Synth { shape: Shape::SMALL, seed: 0, tokenizer: None, shard_bytes: SHARD_BYTES };
+    let stored = synth.checkpoint().unwrap();
+    assert_eq!(made.num_bytes(), stored.num_bytes());
+    let device = Device::host().unwrap();
+    let tokens = some_tokens(150);
+    let run = |checkpoint, device| logits(checkpoint, &tokens, LogitsMode::All, device).unwrap();
+    let ours = run(&made, Some(&device));
+    assert!(ours == run(&stored, Some(&device)), "the weights differ");
+    let error = median_row_error(&ours, &run(&stored, None), tokens.len());
+    assert!(error <= 3e-2, "median of relative errors {error:e}");
+    let message = logits(&made, &tokens, LogitsMode::All, None).unwrap_err().to_string();
+    assert!(message.contains("made on a device"), "{message}");
+}
+
+/// What a step costs depends on how many experts it wakes, so synthetic tokens must spread as trained ones do.
+#[test]
+fn synthetic_tokens_spread_over_the_experts() {
+    let shape = Shape { num_experts: 32, ..Shape::SMALL };
+    let checkpoint = Checkpoint::synthetic(shape).unwrap();
+    let tokens = some_tokens(600);
+    let options = CudaOptions {
+        context_len: Some(600),
+        kv_bytes: Some(8 << 20),
+        max_sequences: 4,
+        ..CudaOptions::default()
+    };
+    let device = Device::host().unwrap();
+    let executor = CudaExecutor::new(&device, &checkpoint, &options).unwrap();
+    let batch = crate::logits::prefill(&executor.spec, &tokens);
+    executor.step(&batch, &[599]).unwrap();
+    let routes = executor.model.routes_per_expert().unwrap();
+    assert_eq!(routes.iter().sum::<u32>(), 600 * 4);
+    let (even, most) = (600 * 4 / 32, *routes.iter().max().unwrap());
+    assert!(most <= 2 * even && routes.iter().all(|num| *num > 0), "{routes:?}");
 }

@@ -3,8 +3,9 @@
 use half::bf16;
 use harmonium_cuda::{Buffer, Device};
 
-use crate::checkpoint::Checkpoint;
-use crate::checkpoint::weights::{Bf16Matrix, ExpertLinear, Layer, Linear};
+use super::synthetic;
+use crate::checkpoint::weights::{Bf16Matrix, ExpertLinear, Layer, Linear, Weights};
+use crate::checkpoint::{Checkpoint, Contents};
 use crate::error::Result;
 
 /// A dense product.
@@ -43,9 +44,16 @@ pub(super) struct DeviceWeights {
 }
 
 impl DeviceWeights {
+    /// Copies the weights, or makes them if they are synthetic.
+    pub(super) fn new(device: &Device, checkpoint: &Checkpoint) -> Result<Self> {
+        match checkpoint.contents() {
+            Contents::Stored(weights) => Self::upload(device, weights),
+            Contents::Synthetic { shape, seed } => synthetic::make(device, shape, *seed),
+        }
+    }
+
     /// Copies all weights. Says how far it is, for this takes a while with the published models.
-    pub(super) fn upload(device: &Device, checkpoint: &Checkpoint) -> Result<Self> {
-        let weights = checkpoint.weights();
+    fn upload(device: &Device, weights: &Weights) -> Result<Self> {
         let num_layers = weights.layers.len();
         let mut layers = Vec::with_capacity(num_layers);
         for (index, layer) in weights.layers.iter().enumerate() {

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use harmonium_cuda::ops::Random;
 use serde_json::{Value, json};
 
 use crate::config::Config;
@@ -30,39 +31,26 @@ pub struct Shape {
     pub vocab_size: u64,
 }
 
-/// What a tensor's values are like.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Kind {
-    /// bfloat16 of this mean and spread (half the width of a uniform distribution).
-    Bf16 { mean: f32, spread: f32 },
-    /// Nibbles of MXFP4 weights, all equally likely.
-    Blocks,
-    /// Their scales: `2^exponent`, now and then half or double.
-    Scales { exponent: i32 },
-}
-
-impl Kind {
-    /// How safetensors calls the type.
-    pub(super) fn dtype(self) -> &'static str {
-        match self {
-            Self::Bf16 { .. } => "BF16",
-            Self::Blocks | Self::Scales { .. } => "U8",
-        }
-    }
-}
-
 /// One tensor of a checkpoint.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Tensor {
-    pub(super) name: String,
+pub(crate) struct Tensor {
+    pub(crate) name: String,
     pub(super) shape: Vec<u64>,
-    pub(super) kind: Kind,
+    pub(crate) random: Random,
 }
 
 impl Tensor {
-    pub(super) fn num_bytes(&self) -> u64 {
-        let width = if matches!(self.kind, Kind::Bf16 { .. }) { 2 } else { 1 };
+    pub(crate) fn num_bytes(&self) -> u64 {
+        let width = if matches!(self.random, Random::Bf16 { .. }) { 2 } else { 1 };
         self.shape.iter().product::<u64>() * width
+    }
+
+    /// How safetensors calls the type.
+    pub(super) fn dtype(&self) -> &'static str {
+        match self.random {
+            Random::Bf16 { .. } => "BF16",
+            Random::Bytes | Random::Scales { .. } => "U8",
+        }
     }
 }
 
@@ -79,6 +67,27 @@ impl Shape {
     };
     /// gpt-oss-120b.
     pub const GPT_OSS_120B: Self = Self { num_layers: 36, num_experts: 128, ..Self::GPT_OSS_20B };
+    /// Two layers with every kind of tensor, a few megabytes: for comparing what runs it.
+    pub const SMALL: Self = Self {
+        num_layers: 2,
+        num_experts: 8,
+        hidden_size: 128,
+        intermediate_size: 96,
+        num_heads: 4,
+        num_kv_heads: 2,
+        vocab_size: 5000,
+    };
+    /// All of them, by name.
+    pub const NAMED: [(&str, Self); 3] = [
+        ("gpt-oss-120b", Self::GPT_OSS_120B),
+        ("gpt-oss-20b", Self::GPT_OSS_20B),
+        ("small", Self::SMALL),
+    ];
+
+    /// Bytes of all weights.
+    pub fn num_bytes(&self) -> u64 {
+        self.tensors().iter().map(Tensor::num_bytes).sum()
+    }
 
     /// What a checkpoint of this shape says of itself.
     pub fn to_config(&self) -> Result<Config> {
@@ -86,7 +95,7 @@ impl Shape {
     }
 
     /// All tensors: layer by layer, and what is not in a layer at the end.
-    pub(super) fn tensors(&self) -> Vec<Tensor> {
+    pub(crate) fn tensors(&self) -> Vec<Tensor> {
         let mut tensors: Vec<_> =
             (0..self.num_layers).flat_map(|layer| self.layer(layer)).collect();
         let (vocab, hidden) = (self.vocab_size, self.hidden_size);
@@ -127,9 +136,9 @@ impl Shape {
             let part = |part: &str| name(&format!("mlp.experts.{product}_{part}"));
             let blocks = cols / BLOCK as u64;
             let shape = vec![experts, rows, blocks, BLOCK_BYTES as u64];
-            let kind = Kind::Scales { exponent: exponent(cols) };
-            tensors.push(Tensor { name: part("scales"), shape: shape[..3].to_vec(), kind });
-            tensors.push(Tensor { name: part("blocks"), shape, kind: Kind::Blocks });
+            let random = Random::Scales { exponent: exponent(cols) };
+            tensors.push(Tensor { name: part("scales"), shape: shape[..3].to_vec(), random });
+            tensors.push(Tensor { name: part("blocks"), shape, random: Random::Bytes });
             tensors.push(bf16(&part("bias"), &[experts, rows], 0.0, 0.1));
         }
         tensors
@@ -177,7 +186,7 @@ impl Shape {
 }
 
 fn bf16(name: &str, shape: &[u64], mean: f32, spread: f32) -> Tensor {
-    Tensor { name: name.to_owned(), shape: shape.to_vec(), kind: Kind::Bf16 { mean, spread } }
+    Tensor { name: name.to_owned(), shape: shape.to_vec(), random: Random::Bf16 { mean, spread } }
 }
 
 /// Half the width of a uniform distribution of this standard deviation.
