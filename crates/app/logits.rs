@@ -11,6 +11,7 @@ use harmonium_model::logits::{LogitsMode, logits, write};
 use crate::cli::LogitsArgs;
 use crate::environment::Environment;
 use crate::place::Place;
+use crate::progress::Task;
 use crate::{find, progress, stack};
 
 /// Computes the logits and writes them as tensor `logits`.
@@ -25,7 +26,7 @@ pub(crate) fn run(args: &LogitsArgs, environment: &Environment) -> Result<ExitCo
     let out = args.out.clone();
     let num_tokens = tokens.len();
 
-    let what = format!("running {num_tokens} tokens");
+    let task = Task::new(format!("running {num_tokens} tokens"));
     let work = move || -> Result<u32> {
         let checkpoint = Checkpoint::from_source(&source)?;
         let vocab_size = checkpoint.config().vocab_size;
@@ -35,7 +36,7 @@ pub(crate) fn run(args: &LogitsArgs, environment: &Environment) -> Result<ExitCo
     };
     let vocab_size = stack::block_on(async {
         let running = tokio::task::spawn_blocking(work);
-        progress::during(&what, running).await.context("the forward pass panicked")?
+        progress::during(&task, running).await.context("the forward pass panicked")?
     })?;
     let path = args.out.display();
     writeln!(io::stdout(), "wrote logits [{num_tokens}, {vocab_size}] to {path}")?;

@@ -6,37 +6,81 @@
 use std::future::Future;
 use std::io::{self, IsTerminal, Write};
 use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::sleep;
 
+use crate::machine::gib;
+
 /// Work shorter than this is not worth a word.
 const QUIET: Duration = Duration::from_secs(1);
+/// Time between two pictures of the spinner.
+const TICK: Duration = Duration::from_millis(120);
 /// Time between two plain lines.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
-/// Awaits `work` and shows `what` and the time passed while it lasts.
-pub(crate) async fn during<T>(what: &str, work: impl Future<Output = T>) -> T {
+/// Work that takes a while, and how far it is if it moves bytes. Told from any thread.
+pub(crate) struct Task {
+    what: String,
+    num_done: AtomicU64,
+    /// 0 until it is known.
+    num_bytes: AtomicU64,
+}
+
+impl Task {
+    /// Nothing is done yet.
+    pub(crate) fn new(what: impl Into<String>) -> Arc<Self> {
+        Arc::new(Self { what: what.into(), num_done: 0.into(), num_bytes: 0.into() })
+    }
+
+    /// So many bytes are to be moved in all.
+    pub(crate) fn expect(&self, num_bytes: u64) {
+        self.num_bytes.store(num_bytes, Ordering::Relaxed);
+    }
+
+    /// So many more were moved.
+    pub(crate) fn advance(&self, num_bytes: u64) {
+        self.num_done.fetch_add(num_bytes, Ordering::Relaxed);
+    }
+
+    fn text(&self) -> String {
+        let [done, all] = [&self.num_done, &self.num_bytes].map(|n| n.load(Ordering::Relaxed));
+        if done == 0 || all == 0 {
+            return self.what.clone();
+        }
+        format!("{}, {} of {}", self.what, gib(done.min(all)), gib(all))
+    }
+}
+
+/// Awaits `work` and shows what it is and the time passed while it lasts.
+pub(crate) async fn during<T>(task: &Task, work: impl Future<Output = T>) -> T {
     let started = Instant::now();
     let mut work = pin!(work);
     if let Some(output) = within(QUIET, work.as_mut()).await {
         return output;
     }
     if io::stderr().is_terminal() {
-        let spinner = ProgressBar::new_spinner().with_message(what.to_owned());
+        let spinner = ProgressBar::new_spinner();
         spinner.set_style(
             ProgressStyle::with_template("{spinner} {msg} ({elapsed})")
                 .expect("the template is well formed"),
         );
-        spinner.enable_steady_tick(Duration::from_millis(120));
-        let output = work.await;
-        spinner.finish_and_clear();
-        return output;
+        loop {
+            spinner.set_message(task.text());
+            spinner.tick();
+            if let Some(output) = within(TICK, work.as_mut()).await {
+                spinner.finish_and_clear();
+                return output;
+            }
+        }
     }
     loop {
         // Progress is a courtesy: if nobody can read it, the work goes on.
-        let _ = writeln!(io::stderr().lock(), "{what} ({} s)", started.elapsed().as_secs());
+        let seconds = started.elapsed().as_secs();
+        let _ = writeln!(io::stderr().lock(), "{} ({seconds} s)", task.text());
         if let Some(output) = within(LINE_EVERY, work.as_mut()).await {
             return output;
         }
@@ -102,5 +146,19 @@ async fn within<F: Future + Unpin>(limit: Duration, work: F) -> Option<F::Output
     tokio::select! {
         output = work => Some(output),
         () = sleep(limit) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_says_how_far_it_is_once_it_is_known() {
+        let task = Task::new("loading x");
+        assert_eq!(task.text(), "loading x");
+        task.expect(4 << 30);
+        task.advance(1 << 30);
+        assert_eq!(task.text(), "loading x, 1.0 GiB of 4.0 GiB");
     }
 }

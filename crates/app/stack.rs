@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::environment::Environment;
 use crate::machine::{Memory, gib};
 use crate::place::Place;
+use crate::progress::Task;
 use crate::settings::{OrNone, Settings};
 use crate::{find, hosted, machine, progress};
 
@@ -50,13 +51,13 @@ impl Stack {
             let (server, shutdown) = (server.clone(), shutdown.clone());
             tokio::spawn(async move { server.serve(listener, shutdown.cancelled_owned()).await })
         };
-        let what = format!("loading {}", settings.model.name);
+        let task = Task::new(format!("loading {}", settings.model.name));
         let loading = {
             let (settings, environment) = (settings.clone(), environment.clone());
-            let place = place.clone();
-            tokio::task::spawn_blocking(move || load(&settings, &environment, &place))
+            let (place, task) = (place.clone(), Arc::clone(&task));
+            tokio::task::spawn_blocking(move || load(&settings, &environment, &place, &task))
         };
-        let model = progress::during(&what, loading).await.context("loading panicked")??;
+        let model = progress::during(&task, loading).await.context("loading panicked")??;
         server.set_ready(model.clone());
         Ok(Self { address, model, place, shutdown, serving })
     }
@@ -103,11 +104,16 @@ pub(crate) fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> 
 }
 
 /// Loads the configured model and starts its engine. Blocks while it reads.
-fn load(settings: &Settings, environment: &Environment, place: &Place) -> Result<LocalModel> {
+fn load(
+    settings: &Settings,
+    environment: &Environment,
+    place: &Place,
+    task: &Task,
+) -> Result<LocalModel> {
     let checkpoint = Checkpoint::from_source(&find::configured(settings, environment)?)?;
     let tokenizer = Tokenizer::from_bytes(checkpoint.tokenizer_json()?)
         .context("cannot read the model's tokenizer")?;
-    let executor = executor(settings, &checkpoint, &tokenizer, place)?;
+    let executor = executor(settings, &checkpoint, &tokenizer, place, task)?;
     let config = EngineConfig {
         max_waiting: settings.engine.max_waiting.get().try_into()?,
         prefix_cache: settings.engine.prefix_cache,
@@ -124,12 +130,13 @@ fn load(settings: &Settings, environment: &Environment, place: &Place) -> Result
     })
 }
 
-/// The executor of the configured model.
+/// The executor of the configured model. `task` is told of the weights' way to the device.
 pub(crate) fn executor(
     settings: &Settings,
     checkpoint: &Checkpoint,
     tokenizer: &Tokenizer,
     place: &Place,
+    task: &Task,
 ) -> Result<Box<dyn Executor>> {
     check_place(settings, checkpoint, place)?;
     Ok(match place {
@@ -142,7 +149,9 @@ pub(crate) fn executor(
         }
         Place::Device(device) => {
             let options = device_options(settings, checkpoint.config(), tokenizer, place)?;
-            Box::new(CudaExecutor::new(device, checkpoint, &options)?)
+            task.expect(checkpoint.num_bytes());
+            let progress = |num_bytes| task.advance(num_bytes);
+            Box::new(CudaExecutor::new(device, checkpoint, &options, &progress)?)
         }
     })
 }

@@ -1,6 +1,6 @@
 //! The card: CUDA's driver, loaded when it is first asked for.
 //!
-//! All work goes to one stream, in order; a kernel may start while the one before it ends (programmatic dependent
+//! All work goes to one stream, in order, but for copies from pinned memory, which have one of their own; a kernel may start while the one before it ends (programmatic dependent
 //! launch: every kernel waits for its predecessor before it touches what that wrote). A call that fails says which.
 
 #![expect(unsafe_code, reason = "calls the driver")]
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use cudarc::driver::{result, sys};
 
-use crate::device::{Backend, Grid, Mark, Memory, Replay};
+use crate::device::{Backend, Grid, Mark, Memory, Replay, Stage};
 use crate::{DevicePtr, Error, Fault, FaultKind, Result};
 
 include!(concat!(env!("OUT_DIR"), "/cubins.rs"));
@@ -26,6 +26,8 @@ pub(crate) struct Card {
     name: String,
     context: sys::CUcontext,
     stream: sys::CUstream,
+    /// Copies from pinned memory.
+    copies: sys::CUstream,
     kernels: HashMap<&'static str, sys::CUfunction>,
     is_capturing: AtomicBool,
 }
@@ -87,12 +89,14 @@ impl Card {
             called("cuDevicePrimaryCtxRetain", unsafe { result::primary_ctx::retain(device) })?;
         // SAFETY: the context was returned by the driver.
         called("cuCtxSetCurrent", unsafe { result::ctx::set_current(context) })?;
-        let stream = called(
-            "cuStreamCreate",
-            result::stream::create(result::stream::StreamKind::NonBlocking),
-        )?;
+        let new_stream = || {
+            let kind = result::stream::StreamKind::NonBlocking;
+            called("cuStreamCreate", result::stream::create(kind))
+        };
+        let (stream, copies) = (new_stream()?, new_stream()?);
         let kernels = load_kernels()?;
-        Ok(Self { name, context, stream, kernels, is_capturing: AtomicBool::new(false) })
+        let is_capturing = AtomicBool::new(false);
+        Ok(Self { name, context, stream, copies, kernels, is_capturing })
     }
 
     /// Makes the context current in this thread; every call begins with it.
@@ -263,6 +267,18 @@ impl Backend for Card {
         called("cuStreamSynchronize", unsafe { result::stream::synchronize(self.stream) })
     }
 
+    fn stage(&self, num_bytes: usize) -> Result<Box<dyn Stage>> {
+        self.enter_uncaptured("uploading")?;
+        let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING;
+        let arrived = Moment(called("cuEventCreate", result::event::create(flags))?);
+        // SAFETY: the memory is made zeros before anything reads it.
+        let data = called("cuMemHostAlloc", unsafe { result::malloc_host(num_bytes, 0) })?;
+        // SAFETY: the driver has returned that many bytes, which nobody else uses.
+        unsafe { data.cast::<u8>().write_bytes(0, num_bytes) };
+        let (stream, context) = (self.copies, self.context);
+        Ok(Box::new(Pinned { data: data.cast(), num_bytes, arrived, stream, context }))
+    }
+
     fn record(&self) -> Result<Box<dyn Mark>> {
         self.enter_uncaptured("recording an event")?;
         let flags = sys::CUevent_flags::CU_EVENT_DEFAULT;
@@ -297,6 +313,52 @@ impl Backend for Card {
         let executable = called("cuGraphInstantiate", executable)?;
         called("cuGraphDestroy", destroyed)?;
         Ok(Box::new(Recording { executable, stream: self.stream, context: self.context }))
+    }
+}
+
+/// Pinned memory. Its event is recorded behind each copy; one that was never recorded counts as arrived.
+struct Pinned {
+    data: *mut u8,
+    num_bytes: usize,
+    arrived: Moment,
+    stream: sys::CUstream,
+    context: sys::CUcontext,
+}
+
+impl Pinned {
+    fn wait(&self) -> Result<()> {
+        // SAFETY: the context is never released.
+        called("cuCtxSetCurrent", unsafe { result::ctx::set_current(self.context) })?;
+        // SAFETY: the event is alive.
+        called("cuEventSynchronize", unsafe { result::event::synchronize(self.arrived.0) })
+    }
+}
+
+impl Stage for Pinned {
+    fn bytes(&mut self) -> Result<&mut [u8]> {
+        self.wait()?;
+        // SAFETY: the driver has given that many bytes, they were written, and no copy reads them any more.
+        Ok(unsafe { std::slice::from_raw_parts_mut(self.data, self.num_bytes) })
+    }
+
+    unsafe fn send(&mut self, to: DevicePtr, len: usize) -> Result<()> {
+        // SAFETY: the driver has given that many bytes, and they were written.
+        let from = unsafe { std::slice::from_raw_parts(self.data, self.num_bytes) };
+        // SAFETY: the caller promises the range on the device. The bytes here are not touched before the event
+        // recorded behind the copy has been waited for.
+        let copied = unsafe { result::memcpy_htod_async(to.0, &from[..len], self.stream) };
+        called("cuMemcpyHtoDAsync", copied)?;
+        // SAFETY: both were made by the driver and are alive.
+        called("cuEventRecord", unsafe { result::event::record(self.arrived.0, self.stream) })
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        // What is left to do about a failure is nothing: the context is lost then, and no copy runs any more.
+        let _ = self.wait();
+        // SAFETY: allocated once, freed once, and no copy reads it any more.
+        let _ = unsafe { result::free_host(self.data.cast()) };
     }
 }
 

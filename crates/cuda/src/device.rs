@@ -59,9 +59,22 @@ pub(crate) trait Backend: Send + Sync {
     /// `params` are what the kernel expects, and every pointer in them reaches as far as the kernel goes.
     unsafe fn launch(&self, kernel: &'static str, grid: &Grid, params: &[u8]) -> Result<()>;
     fn synchronize(&self) -> Result<()>;
+    fn stage(&self, num_bytes: usize) -> Result<Box<dyn Stage>>;
     fn record(&self) -> Result<Box<dyn Mark>>;
     fn begin_capture(&self) -> Result<()>;
     fn end_capture(&self) -> Result<Box<dyn Replay>>;
+}
+
+/// Memory of this machine that copies itself to a device, beside the device's other work. Dropping it waits.
+pub(crate) trait Stage {
+    /// Waits until what was sent has arrived, then lends the memory.
+    fn bytes(&mut self) -> Result<&mut [u8]>;
+    /// Begins to copy the first `len` bytes, of which there are as many.
+    ///
+    /// # Safety
+    /// The bytes at `to` lie in one live allocation, and nothing uses them until `bytes` has returned or this was
+    /// dropped.
+    unsafe fn send(&mut self, to: DevicePtr, len: usize) -> Result<()>;
 }
 
 /// A moment in the order of a device's work.
@@ -226,6 +239,11 @@ impl Device {
     /// Waits until all work is done.
     pub fn synchronize(&self) -> Result<()> {
         self.0.backend.synchronize()
+    }
+
+    /// Memory of this machine from which bytes go to the device beside its other work.
+    pub(crate) fn stage(&self, num_bytes: usize) -> Result<Box<dyn Stage>> {
+        self.0.backend.stage(num_bytes)
     }
 
     /// Marks this moment in the order of the work.

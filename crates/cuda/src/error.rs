@@ -56,6 +56,14 @@ pub enum Error {
         /// What it did.
         fault: Box<Fault>,
     },
+    /// Something went wrong with one of many.
+    #[error("{name}: {source}")]
+    Of {
+        /// Which one.
+        name: String,
+        /// What went wrong.
+        source: Box<Error>,
+    },
     /// Something that cannot be part of a graph was asked for while one is captured.
     #[error("{0} is not possible while a graph is captured")]
     Capturing(&'static str),
@@ -67,6 +75,13 @@ pub enum Error {
         /// What it answered.
         message: String,
     },
+}
+
+impl Error {
+    /// Says what it is about.
+    pub fn of(self, name: impl Into<String>) -> Self {
+        Self::Of { name: name.into(), source: Box::new(self) }
+    }
 }
 
 /// A mistake of a kernel, and the first thread that made it.

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use crate::device::{Backend, Grid, Mark, Memory, Replay};
+use crate::device::{Backend, Grid, Mark, Memory, Replay, Stage};
 use crate::{DevicePtr, Error, Fault, FaultKind, Result};
 
 /// `host::Fault` of `kernels/host/runtime.h`.
@@ -170,6 +170,11 @@ impl Backend for HostDevice {
         self.refuse_in_capture("waiting")
     }
 
+    fn stage(&self, num_bytes: usize) -> Result<Box<dyn Stage>> {
+        self.refuse_in_capture("uploading")?;
+        Ok(Box::new(Staged(vec![0; num_bytes])))
+    }
+
     fn record(&self) -> Result<Box<dyn Mark>> {
         self.refuse_in_capture("recording an event")?;
         Ok(Box::new(Moment(Instant::now())))
@@ -184,6 +189,21 @@ impl Backend for HostDevice {
     fn end_capture(&self) -> Result<Box<dyn Replay>> {
         let work = self.captured().take().unwrap_or_default();
         Ok(Box::new(Recording(Arc::from(work))))
+    }
+}
+
+/// Copies at once.
+struct Staged(Vec<u8>);
+
+impl Stage for Staged {
+    fn bytes(&mut self) -> Result<&mut [u8]> {
+        Ok(&mut self.0)
+    }
+
+    unsafe fn send(&mut self, to: DevicePtr, len: usize) -> Result<()> {
+        // SAFETY: the caller promises the range; device memory overlaps nothing that Rust knows.
+        unsafe { self.0[..len].as_ptr().copy_to_nonoverlapping(bytes(to), len) };
+        Ok(())
     }
 }
 

@@ -15,8 +15,10 @@ mod graph;
 #[cfg(feature = "host-device")]
 mod host;
 pub mod ops;
+mod stream;
 
 pub use buffer::{Buffer, BufferSlice, DevicePtr};
 pub use device::{Device, Event, Grid, Memory};
 pub use error::{Error, Fault, FaultKind, Result};
 pub use graph::Graph;
+pub use stream::{Upload, upload_all};

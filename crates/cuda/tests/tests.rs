@@ -5,3 +5,4 @@
 mod emulation;
 mod faults;
 mod kernels;
+mod stream;

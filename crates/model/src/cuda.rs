@@ -15,6 +15,7 @@ mod weights;
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::time::Instant;
 
 use harmonium_cuda::ops::{NO_TOKEN, rows_per_tile};
 use harmonium_cuda::{Device, Graph};
@@ -75,8 +76,14 @@ pub struct CudaExecutor {
 }
 
 impl CudaExecutor {
-    /// Plans the device's memory, copies the weights and takes all buffers.
-    pub fn new(device: &Device, checkpoint: &Checkpoint, options: &CudaOptions) -> Result<Self> {
+    /// Plans the device's memory, copies the weights and takes all buffers. `progress` is told, from any thread, how many
+    /// bytes of weights more are there.
+    pub fn new(
+        device: &Device,
+        checkpoint: &Checkpoint,
+        options: &CudaOptions,
+        progress: &(dyn Fn(u64) + Sync),
+    ) -> Result<Self> {
         let config = checkpoint.config();
         let plan = plan(config, options, device.memory()?.free as u64)?;
         let num_tokens = options.num_tokens.unwrap_or(config.vocab_size);
@@ -86,7 +93,11 @@ impl CudaExecutor {
             return Err(Error::Option { option: "num_tokens", message });
         }
         tracing::debug!(device = device.name(), ?plan, "planned");
-        let weights = DeviceWeights::new(device, checkpoint)?;
+        let started = Instant::now();
+        let weights = DeviceWeights::new(device, checkpoint, progress)?;
+        device.synchronize()?;
+        let (bytes, seconds) = (checkpoint.num_bytes(), started.elapsed().as_secs_f64());
+        tracing::info!(bytes, seconds, "weights are on the device");
         let model = Model::new(device, config, weights, &plan, num_tokens as usize)?;
         Ok(Self {
             spec: plan.spec,

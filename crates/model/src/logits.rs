@@ -107,7 +107,7 @@ impl LogitsExecutor {
                 ..CudaOptions::default()
             };
             options.kv_bytes = Some(options.kv_bytes_for_one_context(checkpoint.config()));
-            let executor = CudaExecutor::new(device, checkpoint, &options)?;
+            let executor = CudaExecutor::new(device, checkpoint, &options, &|_| ())?;
             return Ok(Self::Cuda(Box::new(executor)));
         }
         let options = CpuOptions {

@@ -87,7 +87,7 @@ fn synthetic_tokens_spread_over_the_experts() {
         ..CudaOptions::default()
     };
     let device = Device::host().unwrap();
-    let executor = CudaExecutor::new(&device, &checkpoint, &options).unwrap();
+    let executor = CudaExecutor::new(&device, &checkpoint, &options, &|_| ()).unwrap();
     let batch = crate::logits::prefill(&executor.spec, &tokens);
     executor.step(&batch, &[599]).unwrap();
     let routes = executor.model.routes_per_expert().unwrap();

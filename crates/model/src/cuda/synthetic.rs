@@ -3,6 +3,7 @@
 //! The largest shape has 65 GB of them. They take no memory of this machine and no time to speak of.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use harmonium_cuda::ops::{fill, random_key};
 use harmonium_cuda::{Buffer, Device};
@@ -16,9 +17,14 @@ use crate::synth::shape::Tensor;
 const BF16: usize = 2;
 
 /// Fills the buffers of all weights of this shape.
-pub(super) fn make(device: &Device, shape: &Shape, seed: u64) -> Result<DeviceWeights> {
+pub(super) fn make(
+    device: &Device,
+    shape: &Shape,
+    seed: u64,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<DeviceWeights> {
     let tensors = shape.tensors().into_iter().map(|tensor| (tensor.name.clone(), tensor)).collect();
-    let maker = Maker { device, tensors, seed };
+    let maker = Maker { device, tensors, seed, progress };
     let layers = (0..shape.num_layers).map(|layer| maker.layer(layer));
     Ok(DeviceWeights {
         layers: layers.collect::<Result<_>>()?,
@@ -32,6 +38,7 @@ struct Maker<'a> {
     device: &'a Device,
     tensors: HashMap<String, Tensor>,
     seed: u64,
+    progress: &'a (dyn Fn(u64) + Sync),
 }
 
 impl Maker<'_> {
@@ -74,18 +81,20 @@ impl Maker<'_> {
     }
 
     /// A buffer of these tensors, one after another.
-    fn buffer(&self, names: &[String]) -> Result<Buffer> {
+    fn buffer(&self, names: &[String]) -> Result<Arc<Buffer>> {
         let tensors: Vec<&Tensor> =
             names.iter().map(|name| self.tensor(name)).collect::<Result<_>>()?;
         let num_bytes: u64 = tensors.iter().map(|tensor| tensor.num_bytes()).sum();
-        let buffer = self.device.alloc(num_bytes as usize)?;
+        let named = |error: harmonium_cuda::Error| error.of(names.join(", "));
+        let buffer = self.device.alloc(num_bytes as usize).map_err(named)?;
         let mut start = 0;
         for tensor in tensors {
             let end = start + tensor.num_bytes() as usize;
             let key = random_key(self.seed, &tensor.name);
-            fill(self.device, buffer.slice(start..end)?, tensor.random, key)?;
+            fill(self.device, buffer.slice(start..end)?, tensor.random, key).map_err(named)?;
             start = end;
         }
-        Ok(buffer)
+        (self.progress)(num_bytes);
+        Ok(Arc::new(buffer))
     }
 }
