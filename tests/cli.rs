@@ -211,6 +211,11 @@ fn bench_measures_the_model_alone_and_says_what_it_leaves_out() {
         report["decode"].as_array().unwrap().iter().map(|row| &row["batch"]).collect();
     assert_eq!(batches, [1, 3]);
     assert!(report["prefill"][0]["tokens_per_s"].as_f64().unwrap() > 0.0, "{report}");
+    let batches: Vec<_> =
+        report["operations"].as_array().unwrap().iter().map(|row| &row["batch"]).collect();
+    assert_eq!(batches, [1, 3]);
+    assert!(report["operations"][0]["sum_ms"].as_f64().unwrap() > 0.0, "{report}");
+    assert!(stdout(&output).contains("attention output"), "{}", stdout(&output));
 }
 
 #[test]

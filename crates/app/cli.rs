@@ -246,6 +246,12 @@ pub(crate) struct BenchEngineArgs {
     /// Steps of each decoding that are counted, after two that are not.
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) steps: u32,
+    /// Say for every batch and context where a step's time goes, not only for the first context's first and last batch.
+    #[arg(long)]
+    pub(crate) per_kernel: bool,
+    /// Begin no measurement after this many seconds.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub(crate) seconds: Option<u32>,
     /// Write the figures as JSON, too.
     #[arg(long, value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,

@@ -1,6 +1,7 @@
 //! What the model runs on: from the setting to a device that is there.
 
 use anyhow::{Context, Result};
+use serde_json::{Value, json};
 
 use crate::machine;
 use crate::settings::Device;
@@ -42,6 +43,22 @@ impl Place {
     /// For people.
     pub(crate) fn name(&self) -> &str {
         self.device().map_or("cpu", harmonium_cuda::Device::name)
+    }
+
+    /// What a report of measurements says of it.
+    pub(crate) fn facts(&self) -> Result<Value> {
+        let card = self.device().and_then(harmonium_cuda::Device::info).map(|info| {
+            json!({
+                "driver_cuda": format!("{}.{}", info.driver_cuda / 1000, info.driver_cuda % 1000 / 10),
+                "processors": info.num_processors,
+                "l2_bytes": info.l2_bytes,
+                "max_processor_mhz": info.processor_khz / 1000,
+                "max_memory_mhz": info.memory_khz / 1000,
+            })
+        });
+        let memory = self.device().map(harmonium_cuda::Device::memory).transpose()?;
+        let memory = memory.map(|memory| memory.total);
+        Ok(json!({"name": self.name(), "memory_bytes": memory, "card": card}))
     }
 
     /// Whether it shares the memory of this machine.

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use harmonium_engine::{EngineConfig, Executor, SamplingParams};
+use harmonium_engine::{EngineConfig, SamplingParams};
 use harmonium_harmony::Tokenizer;
+use harmonium_model::profile::Profile;
 use harmonium_model::{
     Checkpoint, Config, CpuExecutor, CpuOptions, CudaExecutor, CudaOptions, Generation,
 };
@@ -137,7 +138,7 @@ pub(crate) fn executor(
     tokenizer: &Tokenizer,
     place: &Place,
     task: &Task,
-) -> Result<Box<dyn Executor>> {
+) -> Result<Box<dyn Profile>> {
     check_place(settings, checkpoint, place)?;
     Ok(match place {
         Place::Cpu => {

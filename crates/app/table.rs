@@ -18,6 +18,15 @@ impl Table {
         self.rows.push(cells);
     }
 
+    /// Writes it and an empty line, unless there is nothing below the headings.
+    pub(crate) fn write_unless_empty(&self, out: &mut impl Write) -> io::Result<()> {
+        if self.rows.len() == 1 {
+            return Ok(());
+        }
+        self.write(out)?;
+        writeln!(out)
+    }
+
     /// Writes it with two spaces between columns.
     pub(crate) fn write(&self, out: &mut impl Write) -> io::Result<()> {
         let num_columns = self.rows[0].len();

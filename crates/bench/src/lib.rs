@@ -7,4 +7,4 @@ mod bandwidth;
 mod executor;
 
 pub use bandwidth::{read, read_bandwidth};
-pub use executor::{BenchError, Decode, Measured, Prefill};
+pub use executor::{BenchError, Context, Decode, Measured, Prefill};

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use cudarc::driver::{result, sys};
 
-use crate::device::{Backend, Grid, Mark, Memory, Replay, Stage};
+use crate::device::{Backend, CardInfo, Grid, Mark, Memory, Replay, Stage};
 use crate::{DevicePtr, Error, Fault, FaultKind, Result};
 
 include!(concat!(env!("OUT_DIR"), "/cubins.rs"));
@@ -24,6 +24,7 @@ const MAX_SHARED_BYTES: i32 = 227 << 10;
 
 pub(crate) struct Card {
     name: String,
+    info: CardInfo,
     context: sys::CUcontext,
     stream: sys::CUstream,
     /// Copies from pinned memory.
@@ -64,26 +65,7 @@ impl Card {
             .ok_or_else(|| unavailable(format!("there is no card {index}, only {count} in all")))?;
         let device = called("cuDeviceGet", result::device::get(ordinal))?;
         let name = called("cuDeviceGetName", result::device::get_name(device))?;
-        let attribute = |attribute| {
-            // SAFETY: the device was returned by the driver.
-            called("cuDeviceGetAttribute", unsafe {
-                result::device::get_attribute(device, attribute)
-            })
-        };
-        use sys::CUdevice_attribute::{
-            CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
-            CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
-        };
-        let capability = (
-            attribute(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
-            attribute(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
-        );
-        if capability != (9, 0) {
-            let (major, minor) = capability;
-            return Err(unavailable(format!(
-                "{name} has compute capability {major}.{minor}; the kernels are made for 9.0 (H100, H200)"
-            )));
-        }
+        let info = describe(device, &name)?;
         // SAFETY: the device was returned by the driver, and its primary context is never released.
         let context =
             called("cuDevicePrimaryCtxRetain", unsafe { result::primary_ctx::retain(device) })?;
@@ -96,7 +78,7 @@ impl Card {
         let (stream, copies) = (new_stream()?, new_stream()?);
         let kernels = load_kernels()?;
         let is_capturing = AtomicBool::new(false);
-        Ok(Self { name, context, stream, copies, kernels, is_capturing })
+        Ok(Self { name, info, context, stream, copies, kernels, is_capturing })
     }
 
     /// Makes the context current in this thread; every call begins with it.
@@ -111,6 +93,38 @@ impl Card {
         }
         self.enter()
     }
+}
+
+/// Refuses a card for which the kernels are not made.
+fn describe(device: sys::CUdevice, name: &str) -> Result<CardInfo> {
+    use sys::CUdevice_attribute::{
+        CU_DEVICE_ATTRIBUTE_CLOCK_RATE, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE,
+        CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT,
+    };
+    let attribute = |attribute| {
+        // SAFETY: the device was returned by the driver.
+        let number = unsafe { result::device::get_attribute(device, attribute) };
+        called("cuDeviceGetAttribute", number).map(i32::unsigned_abs)
+    };
+    let major = attribute(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+    let minor = attribute(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+    if (major, minor) != (9, 0) {
+        return Err(unavailable(format!(
+            "{name} has compute capability {major}.{minor}; the kernels are made for 9.0 (H100, H200)"
+        )));
+    }
+    let mut driver_cuda = 0;
+    // SAFETY: the driver writes one number.
+    let asked = unsafe { sys::cuDriverGetVersion(&raw mut driver_cuda) };
+    called("cuDriverGetVersion", asked.result())?;
+    Ok(CardInfo {
+        driver_cuda: driver_cuda.unsigned_abs(),
+        num_processors: attribute(CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+        l2_bytes: attribute(CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)?.into(),
+        processor_khz: attribute(CU_DEVICE_ATTRIBUTE_CLOCK_RATE)?,
+        memory_khz: attribute(CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE)?,
+    })
 }
 
 /// All kernels by name. They stay loaded as long as the process lives.
@@ -163,6 +177,10 @@ impl Backend for Card {
 
     fn is_host(&self) -> bool {
         false
+    }
+
+    fn info(&self) -> Option<&CardInfo> {
+        Some(&self.info)
     }
 
     fn memory(&self) -> Result<Memory> {
@@ -280,11 +298,17 @@ impl Backend for Card {
     }
 
     fn record(&self) -> Result<Box<dyn Mark>> {
-        self.enter_uncaptured("recording an event")?;
+        self.enter()?;
         let flags = sys::CUevent_flags::CU_EVENT_DEFAULT;
         let event = Moment(called("cuEventCreate", result::event::create(flags))?);
+        // In a capture an event only orders streams, unless it is said to be used outside of it.
+        let flags = match self.is_capturing.load(Ordering::Acquire) {
+            true => sys::CUevent_record_flags::CU_EVENT_RECORD_EXTERNAL,
+            false => sys::CUevent_record_flags::CU_EVENT_RECORD_DEFAULT,
+        };
         // SAFETY: both were made by the driver and are alive.
-        called("cuEventRecord", unsafe { result::event::record(event.0, self.stream) })?;
+        let recorded = unsafe { sys::cuEventRecordWithFlags(event.0, self.stream, flags as u32) };
+        called("cuEventRecordWithFlags", recorded.result())?;
         Ok(Box::new(event))
     }
 

@@ -9,6 +9,7 @@ use bytemuck::Pod;
 
 use crate::buffer::{Buffer, BufferSlice, DevicePtr};
 use crate::graph::Graph;
+use crate::profile::Recorder;
 use crate::{Error, Result};
 
 /// How many threads run a kernel, and what they share.
@@ -31,11 +32,28 @@ pub struct Memory {
     pub total: usize,
 }
 
+/// What a card says of itself; a report of measurements is worth little without.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CardInfo {
+    /// Newest version of CUDA that the driver speaks, such as 13000 for 13.0.
+    pub driver_cuda: u32,
+    /// Multiprocessors.
+    pub num_processors: u32,
+    /// Bytes of the level 2 cache.
+    pub l2_bytes: u64,
+    /// Highest clock of the multiprocessors, in kHz.
+    pub processor_khz: u32,
+    /// Highest clock of the memory, in kHz.
+    pub memory_khz: u32,
+}
+
 /// What the card and the host device have to be able to do. Work is done in the order it was asked for.
 pub(crate) trait Backend: Send + Sync {
     fn name(&self) -> &str;
     /// Whether it is this machine itself.
     fn is_host(&self) -> bool;
+    /// `None` for the host device.
+    fn info(&self) -> Option<&CardInfo>;
     fn memory(&self) -> Result<Memory>;
     /// `None` if there is no room. `num_bytes` is not 0.
     fn alloc(&self, num_bytes: usize) -> Result<Option<DevicePtr>>;
@@ -60,6 +78,7 @@ pub(crate) trait Backend: Send + Sync {
     unsafe fn launch(&self, kernel: &'static str, grid: &Grid, params: &[u8]) -> Result<()>;
     fn synchronize(&self) -> Result<()>;
     fn stage(&self, num_bytes: usize) -> Result<Box<dyn Stage>>;
+    /// While a graph is captured, a part of it.
     fn record(&self) -> Result<Box<dyn Mark>>;
     fn begin_capture(&self) -> Result<()>;
     fn end_capture(&self) -> Result<Box<dyn Replay>>;
@@ -102,6 +121,7 @@ pub struct Device(Arc<Inner>);
 struct Inner {
     backend: Box<dyn Backend>,
     graphs: Mutex<Graphs>,
+    recorder: Recorder,
 }
 
 /// Graphs name memory by its address, so while there are any, no memory is given back.
@@ -136,7 +156,8 @@ impl Device {
 
     #[cfg(any(feature = "cuda", feature = "host-device"))]
     fn new(backend: Box<dyn Backend>) -> Self {
-        Self(Arc::new(Inner { backend, graphs: Mutex::default() }))
+        let (graphs, recorder) = (Mutex::default(), Recorder::default());
+        Self(Arc::new(Inner { backend, graphs, recorder }))
     }
 
     /// What a person calls it.
@@ -147,6 +168,11 @@ impl Device {
     /// Whether it is the host device.
     pub fn is_host(&self) -> bool {
         self.0.backend.is_host()
+    }
+
+    /// What it says of itself, if it is a card.
+    pub fn info(&self) -> Option<&CardInfo> {
+        self.0.backend.info()
     }
 
     /// Its memory.
@@ -232,6 +258,7 @@ impl Device {
         grid: &Grid,
         params: &P,
     ) -> Result<()> {
+        self.0.recorder.launched(kernel);
         // SAFETY: the caller's promise is the same.
         unsafe { self.0.backend.launch(kernel, grid, bytemuck::bytes_of(params)) }
     }
@@ -246,7 +273,7 @@ impl Device {
         self.0.backend.stage(num_bytes)
     }
 
-    /// Marks this moment in the order of the work.
+    /// Marks this moment in the order of the work; one that is captured, in each replay of the graph.
     pub fn event(&self) -> Result<Event> {
         Ok(Event { mark: self.0.backend.record()? })
     }
@@ -293,6 +320,10 @@ impl Device {
         }
         // SAFETY: the buffer is being dropped, and no graph could name it.
         unsafe { self.0.backend.free(ptr, len) };
+    }
+
+    pub(crate) fn recorder(&self) -> &Recorder {
+        &self.0.recorder
     }
 
     pub(crate) fn is_same(&self, other: &Self) -> bool {

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use crate::device::{Backend, Grid, Mark, Memory, Replay, Stage};
+use crate::device::{Backend, CardInfo, Grid, Mark, Memory, Replay, Stage};
 use crate::{DevicePtr, Error, Fault, FaultKind, Result};
 
 /// `host::Fault` of `kernels/host/runtime.h`.
@@ -41,6 +41,7 @@ enum Work {
     Copy { from: DevicePtr, to: DevicePtr, num_bytes: usize },
     Zero { to: DevicePtr, num_bytes: usize },
     Launch { kernel: &'static str, grid: Grid, params: Vec<u8> },
+    Mark(Arc<Mutex<Instant>>),
 }
 
 pub(crate) struct HostDevice {
@@ -97,6 +98,10 @@ impl Work {
                 Ok(())
             }
             Self::Launch { kernel, grid, params } => launch(kernel, grid, params),
+            Self::Mark(moment) => {
+                *moment.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+                Ok(())
+            }
         }
     }
 }
@@ -108,6 +113,10 @@ impl Backend for HostDevice {
 
     fn is_host(&self) -> bool {
         true
+    }
+
+    fn info(&self) -> Option<&CardInfo> {
+        None
     }
 
     fn memory(&self) -> Result<Memory> {
@@ -176,8 +185,11 @@ impl Backend for HostDevice {
     }
 
     fn record(&self) -> Result<Box<dyn Mark>> {
-        self.refuse_in_capture("recording an event")?;
-        Ok(Box::new(Moment(Instant::now())))
+        let moment = Arc::new(Mutex::new(Instant::now()));
+        if let Some(captured) = self.captured().as_mut() {
+            captured.push(Work::Mark(Arc::clone(&moment)));
+        }
+        Ok(Box::new(Moment(moment)))
     }
 
     fn begin_capture(&self) -> Result<()> {
@@ -208,7 +220,13 @@ impl Stage for Staged {
 }
 
 /// Work is done at once, so a moment in its order is a moment in time.
-struct Moment(Instant);
+struct Moment(Arc<Mutex<Instant>>);
+
+impl Moment {
+    fn get(&self) -> Instant {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl Mark for Moment {
     fn since(&self, earlier: &dyn Mark) -> Result<f32> {
@@ -216,7 +234,7 @@ impl Mark for Moment {
             let message = "the other event belongs to another device".to_owned();
             return Err(Error::Driver { call: "elapsed time", message });
         };
-        Ok(self.0.saturating_duration_since(earlier.0).as_secs_f32() * 1e3)
+        Ok(self.get().saturating_duration_since(earlier.get()).as_secs_f32() * 1e3)
     }
 
     fn as_any(&self) -> &dyn Any {

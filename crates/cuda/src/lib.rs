@@ -15,10 +15,12 @@ mod graph;
 #[cfg(feature = "host-device")]
 mod host;
 pub mod ops;
+mod profile;
 mod stream;
 
 pub use buffer::{Buffer, BufferSlice, DevicePtr};
-pub use device::{Device, Event, Grid, Memory};
+pub use device::{CardInfo, Device, Event, Grid, Memory};
 pub use error::{Error, Fault, FaultKind, Result};
 pub use graph::Graph;
+pub use profile::{Profile, Timing};
 pub use stream::{Upload, upload_all};

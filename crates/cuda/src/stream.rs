@@ -92,14 +92,12 @@ impl Queue<'_> {
             let Some(piece) = piece.filter(|_| !self.has_failed.load(Ordering::Relaxed)) else {
                 break;
             };
-            let stage = &mut stages[turn % BUFFERS];
+            let stage = &mut *stages[turn % BUFFERS];
             let len = piece.from.len();
-            let sent = stage.bytes().and_then(|bytes| {
-                bytes[..len].copy_from_slice(piece.from);
-                // SAFETY: the slice has as many bytes, checked by `upload_all`, and is borrowed until all stages of
-                // this thread have been waited for, below or when they are dropped.
-                unsafe { stage.send(piece.to.ptr(), len) }
-            });
+            let lent = stage.bytes().map(|bytes| bytes[..len].copy_from_slice(piece.from));
+            // SAFETY: the slice has as many bytes, checked by `upload_all`, and is borrowed until all stages of this
+            // thread have been waited for, below or when they are dropped.
+            let sent = lent.and_then(|()| unsafe { stage.send(piece.to.ptr(), len) });
             sent.map_err(|error| error.of(piece.name))?;
             progress(len as u64);
         }

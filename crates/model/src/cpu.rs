@@ -21,6 +21,7 @@ use crate::checkpoint::{Checkpoint, Contents};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::memory::{self, KvLimits};
+use crate::profile::{self, Clock, OpTime, Profile};
 use crate::simd::Simd;
 use crate::{batch, sampler};
 
@@ -160,5 +161,21 @@ impl Executor for CpuExecutor {
             })
             .map_err(|e| ExecutorError::Step(e.to_string()))?
         })
+    }
+}
+
+impl Profile for CpuExecutor {
+    fn profile(&mut self, batch: &Batch, repeats: u32) -> Result<Vec<OpTime>, ExecutorError> {
+        self.model.clock = Some(Clock::start());
+        let steps = (0..repeats).try_for_each(|_| {
+            self.run(batch)?;
+            profile::mark(&mut self.model.clock, "sample");
+            if let Some(clock) = &mut self.model.clock {
+                clock.end();
+            }
+            Ok(())
+        });
+        let clock = self.model.clock.take();
+        steps.map(|()| clock.map_or_else(Vec::new, Clock::medians))
     }
 }

@@ -28,6 +28,7 @@ use self::weights::DeviceWeights;
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::profile::{self, OpTime, Profile};
 use crate::{batch, sampler};
 
 /// What a [`CudaExecutor`] may take of a device.
@@ -140,16 +141,22 @@ impl CudaExecutor {
 
     /// A step of single rows, replayed from a graph.
     fn decode(&mut self, batch: &Batch, rows: &[usize]) -> Result<(), ExecutorError> {
+        let step = self.decode_step(batch, rows)?;
+        let graph = match self.graphs.entry(step.rows) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(self.model.capture(&step).map_err(lost)?),
+        };
+        graph.replay().map_err(lost)
+    }
+
+    /// Uploads a step of single rows, padded to the size of a graph.
+    fn decode_step(&self, batch: &Batch, rows: &[usize]) -> Result<Step, ExecutorError> {
         batch::check(batch, &self.spec).map_err(ExecutorError::Step)?;
         let max = self.spec.max_sequences.min(self.spec.max_rows) as usize;
         let size = graph_size(rows.len()).min(max);
         let step = Step::new(batch, rows, &self.spec, rows_per_tile(self.model.shape()), size);
         self.model.upload(&step).map_err(lost)?;
-        let graph = match self.graphs.entry(size) {
-            Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => entry.insert(self.model.capture(&step).map_err(lost)?),
-        };
-        graph.replay().map_err(lost)
+        Ok(step)
     }
 
     fn sample(&self, index: usize, greedy: u32, sample: &Sample) -> Result<Sampled, ExecutorError> {
@@ -181,6 +188,25 @@ impl Executor for CudaExecutor {
         let greedy = self.model.greedy(rows.len()).map_err(lost)?;
         let samples = batch.samples.iter().zip(greedy).enumerate();
         samples.map(|(index, (sample, token))| self.sample(index, token, sample)).collect()
+    }
+}
+
+impl Profile for CudaExecutor {
+    fn profile(&mut self, batch: &Batch, repeats: u32) -> Result<Vec<OpTime>, ExecutorError> {
+        if !is_decode(batch) {
+            return Err(ExecutorError::Step("only steps of single rows are profiled".to_owned()));
+        }
+        let rows: Vec<usize> = (0..batch.tokens.len()).collect();
+        let step = self.decode_step(batch, &rows)?;
+        let profile = self.model.profile(&step).map_err(lost)?;
+        let mut times = profile::Repeats::default();
+        for _ in 0..repeats {
+            for timing in profile.run(&self.model.device).map_err(lost)? {
+                times.add(timing.op, timing.kernel, f64::from(timing.ms) / 1e3);
+            }
+            times.end();
+        }
+        Ok(times.medians())
     }
 }
 

@@ -17,6 +17,7 @@ pub mod mxfp4;
 #[cfg(test)]
 mod parity;
 pub mod product;
+pub mod profile;
 mod rope;
 mod sampler;
 mod simd;

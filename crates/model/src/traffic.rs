@@ -13,22 +13,29 @@ pub fn decode_bytes(
     context_len: u32,
     kv_element_bytes: u32,
 ) -> f64 {
+    let ops = decode_ops(config, num_sequences, context_len, kv_element_bytes);
+    ops.iter().map(|(_, bytes)| bytes).sum()
+}
+
+/// The same by operation, all layers together, in the order of a step. What only moves activations reads nothing that
+/// counts.
+pub fn decode_ops(
+    config: &Config,
+    num_sequences: u32,
+    context_len: u32,
+    kv_element_bytes: u32,
+) -> [(&'static str, f64); 12] {
     let wide = |number: u32| f64::from(number);
     let (hidden, inner) = (wide(config.hidden_size), wide(config.intermediate_size));
     let (query, kv) = (config.query_size() as f64, config.kv_size() as f64);
     let (experts, sequences) = (wide(config.num_experts), wide(num_sequences));
-    let qkv = query + 2.0 * kv;
-    let attention = qkv * hidden + qkv + hidden * query + hidden + wide(config.num_heads);
-    let dense = (attention + 2.0 * hidden + experts * hidden + experts) * 2.0;
+    let (layers, qkv) = (config.layers.len() as f64, query + 2.0 * kv);
+    let bf16 = |numbers: f64| numbers * 2.0;
     let mxfp4 = |outputs: f64, inputs: f64| {
-        outputs * inputs / BLOCK as f64 * (BLOCK_BYTES as f64 + 1.0) + outputs * 2.0
+        outputs * inputs / BLOCK as f64 * (BLOCK_BYTES as f64 + 1.0) + bf16(outputs)
     };
-    let expert = mxfp4(2.0 * inner, hidden) + mxfp4(hidden, inner);
     let asleep = (1.0 - wide(config.experts_per_token) / experts).powf(sequences);
-    let layers = config.layers.len() as f64;
-    let weights = layers * (dense + experts * (1.0 - asleep) * expert);
-    // The embedding's rows, the last norm, the output product.
-    let ends = (hidden * sequences + hidden + wide(config.vocab_size) * hidden) * 2.0;
+    let awake = layers * experts * (1.0 - asleep);
     let positions: f64 = config
         .layers
         .iter()
@@ -37,7 +44,21 @@ pub fn decode_bytes(
             LayerKind::Window => wide(context_len.min(config.window)),
         })
         .sum();
-    weights + ends + sequences * positions * kv * 2.0 * wide(kv_element_bytes)
+    let cached = sequences * positions * kv * 2.0 * wide(kv_element_bytes);
+    [
+        ("embedding", bf16(hidden * sequences)),
+        ("norm", bf16((2.0 * layers + 1.0) * hidden)),
+        ("qkv", bf16(layers * (qkv * hidden + qkv))),
+        ("rope", 0.0),
+        ("attention", bf16(layers * wide(config.num_heads)) + cached),
+        ("attention output", bf16(layers * (hidden * query + hidden))),
+        ("router", bf16(layers * (experts * hidden + experts))),
+        ("routes", 0.0),
+        ("experts up", awake * mxfp4(2.0 * inner, hidden)),
+        ("experts down", awake * mxfp4(hidden, inner)),
+        ("logits", bf16(wide(config.vocab_size) * hidden)),
+        ("sample", 0.0),
+    ]
 }
 
 #[cfg(test)]

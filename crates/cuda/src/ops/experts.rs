@@ -120,7 +120,9 @@ pub fn experts(device: &Device, args: &Experts<'_>) -> Result<()> {
     let [tile_len, tile_outputs] = kernels.tile;
     // Each expert in use begins a tile of its own.
     let num_tiles = num_routes.min(num_experts + num_routes / tile_len);
-    for (kernel, params) in [(kernels.up, up), (kernels.down, down)] {
+    for (op, kernel, params) in
+        [("experts up", kernels.up, up), ("experts down", kernels.down, down)]
+    {
         let tiles = (params.outputs as usize).div_ceil(tile_outputs);
         let grid = Grid {
             grid: [check.count("outputs", tiles)?, check.count("rows", num_tiles)?, 1],
@@ -129,6 +131,7 @@ pub fn experts(device: &Device, args: &Experts<'_>) -> Result<()> {
         };
         // SAFETY: every tensor has the length that the counts say, and the kernel checks what the lists hold.
         unsafe { device.launch(kernel, &grid, &params) }?;
+        device.mark(op)?;
     }
     Ok(())
 }

@@ -6,6 +6,7 @@
 use crate::checkpoint::weights::{ExpertLinear, Layer};
 use crate::config::Config;
 use crate::product::{add_bias, product};
+use crate::profile::{Clock, mark};
 use crate::simd::{Arranged, MXFP4_VECTORS, Simd};
 
 /// One row's way to one expert.
@@ -22,14 +23,17 @@ pub(super) fn run(
     layer: &Layer,
     x: &[f32],
     router_logits: &[f32],
+    clock: &mut Option<Clock>,
 ) -> Vec<f32> {
     let hidden = config.hidden_size as usize;
     let mut out = vec![0.0; x.len()];
     let routes = routes(router_logits, config);
+    mark(clock, "routes");
     for (expert, routes) in routes.iter().enumerate().filter(|(_, routes)| !routes.is_empty()) {
         let rows = routes.iter().map(|route| &x[route.row * hidden..][..hidden]);
         let gate_up = expert_product(simd, &layer.gate_up, expert, &Arranged::new(rows, hidden));
         let inner = swiglu(&gate_up, config);
+        mark(clock, "experts up");
         let width = config.intermediate_size as usize;
         let inner = Arranged::new(inner.chunks_exact(width), width);
         let answers = expert_product(simd, &layer.down, expert, &inner);
@@ -38,6 +42,7 @@ pub(super) fn run(
                 *out += route.weight * value;
             }
         }
+        mark(clock, "experts down");
     }
     out
 }

@@ -13,6 +13,7 @@ use crate::checkpoint::Checkpoint;
 use crate::checkpoint::weights::{Layer, Weights};
 use crate::config::{Config, LayerKind};
 use crate::product::{linear, product};
+use crate::profile::{Clock, mark};
 use crate::rope::{Rotary, Rotations};
 use crate::simd::{Arranged, BF16_VECTORS, Simd};
 
@@ -27,6 +28,8 @@ pub(super) struct Model {
     gains: Vec<Tensor>,
     /// One a layer, in the group that its kind says.
     pools: Vec<KvPool>,
+    /// Runs while a profile is made.
+    pub(super) clock: Option<Clock>,
 }
 
 /// What every layer of a step shares.
@@ -67,6 +70,7 @@ impl Model {
             block_size: layout.block_size,
             gains,
             pools: config.layers.iter().map(pool).collect(),
+            clock: None,
             checkpoint: checkpoint.clone(),
             weights: Arc::clone(weights),
         })
@@ -84,6 +88,7 @@ impl Model {
         let (checkpoint, weights) = (self.checkpoint.clone(), Arc::clone(&self.weights));
         let config = checkpoint.config();
         let mut x = self.embed(batch)?;
+        mark(&mut self.clock, "embedding");
         for (index, layer) in weights.layers.iter().enumerate() {
             x = (&x + self.attention(&step, index, layer, config, &x)?)?;
             x = (&x + self.mlp(index, layer, config, &x)?)?;
@@ -95,7 +100,9 @@ impl Model {
         let rows: Vec<u32> = rows.iter().map(|row| *row as u32).collect();
         let x = x.index_select(&Tensor::new(rows.as_slice(), &Device::Cpu)?, 0)?;
         let x = self.norm(&x, self.gains.len() - 1, config)?;
+        mark(&mut self.clock, "norm");
         let logits = product(self.simd, &weights.lm_head, &arranged(&x)?);
+        mark(&mut self.clock, "logits");
         Tensor::from_vec(logits, (rows.len(), vocab), &Device::Cpu)
     }
 
@@ -119,9 +126,11 @@ impl Model {
     ) -> Result<Tensor> {
         let simd = self.simd;
         let normed = arranged(&self.norm(x, 2 * index, config)?)?;
+        mark(&mut self.clock, "norm");
         let mut queries = linear(simd, &layer.query, &normed);
         let mut keys = linear(simd, &layer.key, &normed);
         let values = linear(simd, &layer.value, &normed);
+        mark(&mut self.clock, "qkv");
         step.rotations.apply(&mut queries);
         step.rotations.apply(&mut keys);
         let kind = config.layers[index];
@@ -130,6 +139,7 @@ impl Model {
             LayerKind::Window => &step.window_slots,
         };
         self.pools[index].write(slots, &keys, &values);
+        mark(&mut self.clock, "rope");
         let attention = Attention {
             simd,
             kind,
@@ -141,17 +151,23 @@ impl Model {
             pool: &self.pools[index],
         };
         let attended = attention.run(step.batch, &queries);
+        mark(&mut self.clock, "attention");
         let width = config.query_size();
         let attended = Arranged::new(attended.chunks_exact(width), width);
-        Tensor::from_vec(linear(simd, &layer.output, &attended), x.dims(), &Device::Cpu)
+        let projected = linear(simd, &layer.output, &attended);
+        mark(&mut self.clock, "attention output");
+        Tensor::from_vec(projected, x.dims(), &Device::Cpu)
     }
 
     /// What the experts add to the residual.
-    fn mlp(&self, index: usize, layer: &Layer, config: &Config, x: &Tensor) -> Result<Tensor> {
+    fn mlp(&mut self, index: usize, layer: &Layer, config: &Config, x: &Tensor) -> Result<Tensor> {
         let normed = self.norm(x, 2 * index + 1, config)?;
+        mark(&mut self.clock, "norm");
         let router_logits = linear(self.simd, &layer.router, &arranged(&normed)?);
+        mark(&mut self.clock, "router");
+        let (simd, clock) = (self.simd, &mut self.clock);
         let answers = with_values(&normed, |normed| {
-            experts::run(self.simd, config, layer, normed, &router_logits)
+            experts::run(simd, config, layer, normed, &router_logits, clock)
         })?;
         Tensor::from_vec(answers, x.dims(), &Device::Cpu)
     }

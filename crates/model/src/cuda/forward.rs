@@ -7,7 +7,7 @@ use harmonium_cuda::ops::{
     RmsNorm, Rope, Router, Splits, argmax, attention_decode, attention_prefill, embedding, experts,
     group_routes, linear, rms_norm, rope, router,
 };
-use harmonium_cuda::{Buffer, BufferSlice, Device, Graph, Result};
+use harmonium_cuda::{Buffer, BufferSlice, Device, Graph, Profile, Result};
 
 use super::plan::{Plan, Sizes, kv_shape, num_splits};
 use super::step::{Group, Step};
@@ -155,6 +155,14 @@ impl Model {
         })
     }
 
+    /// The same, with a clock behind every operation.
+    pub(super) fn profile(&self, step: &Step) -> Result<Profile> {
+        self.device.profile(|_| {
+            self.forward(step)?;
+            self.choose(step, 0..step.rows)
+        })
+    }
+
     /// Logits of rows that were chosen last, `[rows, vocab]`.
     pub(super) fn logits(&self, rows: Range<usize>) -> Result<Vec<f32>> {
         let row_bytes = self.config.vocab_size as usize * WORD;
@@ -189,6 +197,7 @@ impl Model {
                 width: hidden,
             },
         )?;
+        self.device.mark("embedding")?;
         let chosen = self.config.experts_per_token as usize;
         let answers = first(&b.answers, row_bytes * chosen)?;
         for (index, layer) in self.weights.layers.iter().enumerate() {
@@ -220,7 +229,8 @@ impl Model {
             width,
             eps: self.config.rms_norm_eps,
         };
-        rms_norm(&self.device, &args)
+        rms_norm(&self.device, &args)?;
+        self.device.mark("norm")
     }
 
     fn linear(
@@ -255,6 +265,7 @@ impl Model {
         let qkv = first(&b.qkv, rows * shape.qkv_len() * WORD)?;
         let queries = first(&b.queries, rows * shape.query_len() * BF16)?;
         self.linear(rows, first(&b.normed, hidden_len * BF16)?, &layer.qkv, Output::F32(qkv))?;
+        self.device.mark("qkv")?;
         let [keys, values] = &self.caches[index];
         let positions = b.inputs.slice(step.positions.clone())?;
         rope(
@@ -272,6 +283,7 @@ impl Model {
                 shape,
             },
         )?;
+        self.device.mark("rope")?;
         let out = first(&b.attended, rows * shape.query_len() * BF16)?;
         let attention = Attention {
             queries,
@@ -291,8 +303,10 @@ impl Model {
             attention_prefill(&self.device, &attention)?;
         }
         self.decode(group, attention)?;
+        self.device.mark("attention")?;
         let projected = Output::F32(first(&b.projected, hidden_len * WORD)?);
-        self.linear(rows, out, &layer.output, projected)
+        self.linear(rows, out, &layer.output, projected)?;
+        self.device.mark("attention output")
     }
 
     /// The rows that attend one by one.
@@ -330,12 +344,14 @@ impl Model {
         let weights = first(&b.weights, num_routes * WORD)?;
         let (grouped, offsets) = (first(&b.grouped, num_routes * WORD)?, b.offsets.whole());
         self.linear(rows, x, &layer.router, Output::F32(logits))?;
+        self.device.mark("router")?;
         let positions = b.inputs.slice(step.positions.clone())?;
         let args =
             Router { logits, positions, experts: routes, weights, rows, num_experts, chosen };
         router(&self.device, &args)?;
         let args = GroupRoutes { experts: routes, grouped, offsets, num_routes, num_experts };
         group_routes(&self.device, &args)?;
+        self.device.mark("routes")?;
         let args = Experts {
             x,
             up: expert_weights(&layer.up),
@@ -379,6 +395,7 @@ impl Model {
                 width: hidden,
             },
         )?;
+        self.device.mark("embedding")?;
         let logits = first(&b.logits, rows * width * WORD)?;
         linear(
             &self.device,
@@ -392,9 +409,11 @@ impl Model {
                 outputs: width,
             },
         )?;
+        self.device.mark("logits")?;
         let tokens = first(&b.chosen, rows * WORD)?;
         let args = Argmax { logits, tokens, rows, width, vocabulary: self.num_tokens };
-        argmax(&self.device, &args)
+        argmax(&self.device, &args)?;
+        self.device.mark("sample")
     }
 }
 

@@ -1,12 +1,17 @@
 //! The whole forward pass on the host device against transformers and the CPU executor.
 
+use std::sync::Arc;
+
 use harmonium_cuda::Device;
+use harmonium_engine::{Sample, SamplingParams};
 
 use super::{CudaExecutor, CudaOptions};
-use crate::Checkpoint;
 use crate::logits::{LogitsMode, logits, median_row_error};
 use crate::parity::{directory, golden, relative_error};
+use crate::profile::Profile;
 use crate::synth::{SHARD_BYTES, Shape, Synth};
+use crate::traffic::decode_ops;
+use crate::{Checkpoint, CpuExecutor, CpuOptions};
 
 /// Bound of ‖ours − reference‖ / ‖reference‖ against float32.
 ///
@@ -94,4 +99,36 @@ fn synthetic_tokens_spread_over_the_experts() {
     assert_eq!(routes.iter().sum::<u32>(), 600 * 4);
     let (even, most) = (600 * 4 / 32, *routes.iter().max().unwrap());
     assert!(most <= 2 * even && routes.iter().all(|num| *num > 0), "{routes:?}");
+}
+
+/// Both executors name their operations as the account of what a step reads does, and leave none out.
+#[test]
+fn profiles_name_every_operation_of_a_step() {
+    let checkpoint = Checkpoint::nano().unwrap();
+    let config = checkpoint.config();
+    let options =
+        CudaOptions { kv_bytes: Some(8 << 20), context_len: Some(64), ..CudaOptions::default() };
+    let cpu = CpuOptions { kv_bytes: 8 << 20, context_len: Some(64), ..CpuOptions::default() };
+    let device = Device::host().unwrap();
+    let executors: [Box<dyn Profile>; 2] = [
+        Box::new(CudaExecutor::new(&device, &checkpoint, &options, &|_| ()).unwrap()),
+        Box::new(CpuExecutor::new(&checkpoint, &cpu).unwrap()),
+    ];
+    for mut executor in executors {
+        let mut batch = crate::logits::prefill(executor.spec(), &[5]);
+        let params = Arc::new(SamplingParams::greedy());
+        batch.samples = vec![Sample { row: 0, params, seed: 0, counts: Vec::new() }];
+        let times = executor.profile(&batch, 3).unwrap();
+        let mut names: Vec<_> = times.iter().map(|time| time.op).collect();
+        let ops = decode_ops(config, 1, 0, 2);
+        let mut expected: Vec<_> = ops.iter().map(|(op, _)| *op).collect();
+        names.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(names, expected);
+        let qkv = times.iter().find(|time| time.op == "qkv").unwrap();
+        assert_eq!(qkv.num_calls as usize, config.layers.len());
+        assert!(times.iter().all(|time| time.seconds > 0.0), "{times:?}");
+        // A step after it is not disturbed.
+        executor.run(&batch).unwrap();
+    }
 }
