@@ -39,11 +39,69 @@ async fn nano_answers_chats_through_preemption_and_prefix_hits() {
     server.wait_until_idle().await;
 }
 
+/// All that is done on a card, on the host device: every kernel and whole forward passes are right, and the report has
+/// every field.
 #[test]
-fn check_finds_the_host_device_right() {
-    let output = run(&empty_dir(), &["check", "--device", "host"]);
+fn gpu_checks_and_measures_the_host_device_and_writes_a_report() {
+    let dir = empty_dir();
+    #[rustfmt::skip]
+    let output = run(&dir, &[
+        "gpu", "--device", "host", "--model", "synthetic:small", "--seconds", "1200", "--batch", "1,3", "--context",
+        "0,40", "--prefill", "70", "--steps", "2", "--out", "out",
+    ]);
     let text = stdout(&output);
-    assert!(output.status.success() && text.ends_with(", 0 wrong\n"), "{text}{}", stderr(&output));
+    assert!(output.status.success(), "{text}{}", stderr(&output));
+    assert!(text.contains(", 0 wrong\n") && text.ends_with("report: out/report.json\n"), "{text}");
+    let report = std::fs::read(dir.path().join("out/report.json")).unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&report).unwrap();
+    let parts: Vec<[&str; 2]> = report["parts"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|part| ["name", "outcome"].map(|key| part[key].as_str().unwrap()))
+        .collect();
+    assert_eq!(parts, [["check", "done"], ["sanitizer", "left out"], ["bench", "done"]]);
+    assert_eq!(report["device"]["name"], "host device");
+    assert_eq!(report["seconds_allowed"], 1200);
+    assert!(report["device"]["memory_bytes"].as_u64().unwrap() > 0);
+    assert!(report["seconds_taken"].as_f64().unwrap() > 0.0);
+    // Known on a card, and to builds of `cargo xtask gpu`; but there is a place for each.
+    for field in ["commit", "nvidia_smi_before", "nvidia_smi_after", "variants"] {
+        assert!(report.get(field).is_some(), "{field}: {report}");
+    }
+    assert!(report["device"].get("card").is_some(), "{report}");
+    assert_eq!(report["check"]["wrong"], serde_json::json!([]));
+    assert_eq!(report["check"]["forward"].as_array().unwrap().len(), 6);
+    let bench = &report["bench"];
+    let steps = bench["decode"].as_array().unwrap();
+    let steps: Vec<_> = steps.iter().map(|step| json!([step["context"], step["batch"]])).collect();
+    assert_eq!(steps, [[0, 1], [0, 3], [40, 1], [40, 3]].map(|pair| json!(pair)));
+    assert_eq!(bench["prefill"][0]["tokens"], 70);
+    assert_eq!(bench["left_out"], json!([]));
+    let operations = bench["operations"][1]["operations"].as_array().unwrap();
+    let experts = operations.iter().find(|row| row["operation"] == "experts up").unwrap();
+    assert_eq!(experts["kernel"], "experts_up_few");
+    assert_eq!(experts["calls"], 2);
+    assert!(experts["ms"].as_f64().unwrap() > 0.0 && experts["bytes"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn kernels_are_measured_side_by_side() {
+    let dir = empty_dir();
+    let args =
+        ["bench", "kernels", "--device", "host", "--model", "nano", "--rows", "1,40", "--out"];
+    let output = run(&dir, &[&args[..], &["out.json"]].concat());
+    assert!(output.status.success(), "{}{}", stdout(&output), stderr(&output));
+    let report = std::fs::read(dir.path().join("out.json")).unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&report).unwrap();
+    let products = report["products"].as_array().unwrap();
+    assert_eq!(products.len(), 8);
+    for product in products {
+        let variants = product["variants"].as_array().unwrap();
+        let num_in_use = variants.iter().filter(|variant| variant["in_use"] == true).count();
+        assert!(variants.len() >= 2 && num_in_use == 1, "{product}");
+        assert!(variants.iter().all(|variant| variant["us"].as_f64().unwrap() > 0.0), "{product}");
+    }
 }
 
 /// A model without files answers chats, in noise.

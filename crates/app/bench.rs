@@ -4,6 +4,7 @@
 //! time is said and left out. The JSON file is whole after every measurement, so an end from outside loses little.
 
 mod engine;
+mod kernels;
 mod ops;
 
 use std::io::{self, Write};
@@ -33,6 +34,7 @@ const COPIES: usize = 5;
 pub(crate) fn run(args: &BenchArgs, environment: &Environment) -> Result<ExitCode> {
     match &args.action {
         BenchAction::Engine(args) => engine(args, environment),
+        BenchAction::Kernels(args) => kernels::run(args, environment),
     }
 }
 

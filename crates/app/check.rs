@@ -1,71 +1,125 @@
 //! `harmonium check`: whether a device computes what it should.
 
+use std::fs;
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use harmonium_cuda::check;
+use harmonium_cuda::{Device, check};
 use harmonium_model::logits::{LogitsMode, logits, median_row_error};
+use harmonium_model::synth::{SHARD_BYTES, Shape, Synth};
 use harmonium_model::{Checkpoint, Source};
+use serde_json::{Value, json};
 
 use crate::cli::CheckArgs;
 use crate::place::Place;
 
-/// Bound of the relative error of nano's logits against the processor's float32, the median of all rows: what enters a
-/// product is rounded to bf16 on a device, 2^-9 each time, and a row near a tie between two experts goes either way.
+/// Bound of the relative error of logits against the processor's float32, the median of all rows: what enters a product is
+/// rounded to bf16 on a device, 2^-9 each time, and a row near a tie between two experts goes either way.
 const FORWARD_TOLERANCE: f64 = 3e-2;
-/// Tokens that are run through nano: more than its window, and several chunks.
+/// Tokens that are run through a model: more than its window, and several chunks.
 const NUM_TOKENS: u32 = 300;
 
-/// Runs every kernel against its reference in float64, then nano's whole forward pass against the processor.
+/// Runs every kernel against its reference in float64, then whole forward passes against the processor.
 pub(crate) fn run(args: &CheckArgs) -> Result<ExitCode> {
     let place = Place::of(args.device)?;
     let device = place.device().context("--device names no device with kernels: cuda or host")?;
     let mut out = io::stdout().lock();
-    let (mut num_right, mut wrong) = (0, Vec::new());
-    for case in check::all() {
-        match case.run(device) {
-            Ok(report) if report.is_right() => num_right += 1,
-            Ok(report) => wrong.push(format!(
-                "{}: error {:e}, allowed {:e}",
-                case.name(),
-                report.max_error,
-                report.tolerance
-            )),
-            Err(error) => wrong.push(format!("{}: {error}", case.name())),
-        }
+    let mut findings = Findings::default();
+    findings.kernels(device);
+    if !args.kernels {
+        let nano = Checkpoint::from_source(&Source::Nano)?;
+        findings.forward("nano", &nano, &nano, device, &mut out)?;
+        let synth =
+            Synth { shape: Shape::SMALL, seed: 0, tokenizer: None, shard_bytes: SHARD_BYTES };
+        let made = Checkpoint::synthetic(Shape::SMALL)?;
+        findings.forward("synthetic:small", &made, &synth.checkpoint()?, device, &mut out)?;
     }
-    let checkpoint = Checkpoint::from_source(&Source::Nano)?;
-    let tokens: Vec<u32> =
-        (0..NUM_TOKENS).map(|i| i * 7919 % checkpoint.config().vocab_size).collect();
-    let reference = logits(&checkpoint, &tokens, LogitsMode::All, None)?;
-    for (name, mode) in [
-        ("nano, one prefill", LogitsMode::All),
-        ("nano, chunks of 100", LogitsMode::Chunk(100)),
-        ("nano, 40 tokens decoded", LogitsMode::DecodeLast(40)),
-    ] {
-        match logits(&checkpoint, &tokens, mode, Some(device)) {
-            Ok(ours) => {
-                let error = median_row_error(&ours, &reference, tokens.len());
-                writeln!(
-                    out,
-                    "{name}: median of relative errors {error:.1e}, allowed {FORWARD_TOLERANCE:e}"
-                )?;
-                if error <= FORWARD_TOLERANCE {
-                    num_right += 1;
-                } else {
-                    wrong.push(format!("{name}: median of relative errors {error:e}"));
-                }
-            }
-            Err(error) => wrong.push(format!("{name}: {error}")),
-        }
-    }
-    for line in &wrong {
+    for line in &findings.wrong {
         writeln!(out, "WRONG {line}")?;
     }
-    writeln!(out, "{}: {num_right} right, {} wrong", place.name(), wrong.len())?;
-    if !wrong.is_empty() {
+    let (num_right, num_wrong) = (findings.num_right, findings.wrong.len());
+    writeln!(out, "{}: {num_right} right, {num_wrong} wrong", place.name())?;
+    if let Some(file) = &args.out {
+        findings.write(file, &place)?;
+    }
+    if num_wrong > 0 {
         bail!("the device computes something else than it should");
     }
     Ok(ExitCode::SUCCESS)
+}
+
+#[derive(Default)]
+struct Findings {
+    num_right: u32,
+    wrong: Vec<String>,
+    forward: Vec<Value>,
+}
+
+impl Findings {
+    fn kernels(&mut self, device: &Device) {
+        for case in check::all() {
+            match case.run(device) {
+                Ok(report) if report.is_right() => self.num_right += 1,
+                Ok(report) => self.wrong.push(format!(
+                    "{}: error {:e}, allowed {:e}",
+                    case.name(),
+                    report.max_error,
+                    report.tolerance
+                )),
+                Err(error) => self.wrong.push(format!("{}: {error}", case.name())),
+            }
+        }
+    }
+
+    /// Compares the device's logits with those of the same weights on the processor.
+    fn forward(
+        &mut self,
+        model: &str,
+        on_device: &Checkpoint,
+        on_cpu: &Checkpoint,
+        device: &Device,
+        out: &mut impl Write,
+    ) -> Result<()> {
+        let tokens: Vec<u32> =
+            (0..NUM_TOKENS).map(|i| i * 7919 % on_cpu.config().vocab_size).collect();
+        let reference = logits(on_cpu, &tokens, LogitsMode::All, None)?;
+        for (how, mode) in [
+            ("one prefill", LogitsMode::All),
+            ("chunks of 100", LogitsMode::Chunk(100)),
+            ("40 tokens decoded", LogitsMode::DecodeLast(40)),
+        ] {
+            let name = format!("{model}, {how}");
+            let error = match logits(on_device, &tokens, mode, Some(device)) {
+                Ok(ours) => median_row_error(&ours, &reference, tokens.len()),
+                Err(error) => {
+                    self.wrong.push(format!("{name}: {error}"));
+                    continue;
+                }
+            };
+            writeln!(
+                out,
+                "{name}: median of relative errors {error:.1e}, allowed {FORWARD_TOLERANCE:e}"
+            )?;
+            self.forward.push(json!({"name": name, "error": error, "allowed": FORWARD_TOLERANCE}));
+            if error <= FORWARD_TOLERANCE {
+                self.num_right += 1;
+            } else {
+                self.wrong.push(format!("{name}: median of relative errors {error:e}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&self, file: &Path, place: &Place) -> Result<()> {
+        let report = json!({
+            "device": place.facts()?,
+            "right": self.num_right,
+            "wrong": self.wrong,
+            "forward": self.forward,
+        });
+        fs::write(file, format!("{report:#}\n"))
+            .with_context(|| format!("cannot write {}", file.display()))
+    }
 }

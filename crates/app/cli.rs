@@ -35,6 +35,8 @@ pub(crate) enum Command {
     Check(CheckArgs),
     /// Measure speed.
     Bench(BenchArgs),
+    /// Check and measure a GPU in one call of bounded time, and write a report.
+    Gpu(GpuArgs),
     /// Show how a model would use the memory of a GPU; needs neither the GPU nor the model.
     Plan(PlanArgs),
     /// Write the logits of a token sequence to a file.
@@ -208,6 +210,59 @@ pub(crate) struct CheckArgs {
     /// What to check: cuda, or host.
     #[arg(long, value_name = "DEVICE", default_value = "cuda", value_parser = device)]
     pub(crate) device: Device,
+    /// Only the kernels, not whole forward passes.
+    #[arg(long)]
+    pub(crate) kernels: bool,
+    /// Write what was found as JSON, too.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+}
+
+/// Arguments of `harmonium gpu`.
+#[derive(Debug, Args)]
+pub(crate) struct GpuArgs {
+    /// Directory for report.json and what each part printed.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// What to check and measure: cuda, or host.
+    #[arg(long, value_name = "DEVICE", default_value = "cuda", value_parser = device)]
+    pub(crate) device: Device,
+    /// The model that is measured.
+    #[arg(long, value_name = "NAME|DIR", default_value = "synthetic:gpt-oss-120b")]
+    pub(crate) model: String,
+    /// Time for everything together, in seconds. What does not fit is left out and said.
+    #[arg(long, value_name = "N", default_value_t = 540, value_parser = clap::value_parser!(u32).range(10..=86_400))]
+    pub(crate) seconds: u32,
+    /// Measure the kernels among which the number of rows decides, side by side, too.
+    #[arg(long)]
+    pub(crate) variants: bool,
+    /// Sequences that decode together.
+    #[arg(
+        long,
+        value_name = "N,...",
+        value_delimiter = ',',
+        default_value = "1,2,4,8,16,32,64,128,256"
+    )]
+    pub(crate) batch: Vec<NonZeroU32>,
+    /// Tokens before those that are decoded.
+    #[arg(
+        long,
+        value_name = "N,...",
+        value_delimiter = ',',
+        default_value = "0,1024,8192,32768,131071"
+    )]
+    pub(crate) context: Vec<u32>,
+    /// Lengths of prompts.
+    #[arg(
+        long,
+        value_name = "N,...",
+        value_delimiter = ',',
+        default_value = "512,2048,8192,32768"
+    )]
+    pub(crate) prefill: Vec<NonZeroU32>,
+    /// Steps of each decoding that are counted.
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) steps: u32,
 }
 
 /// Arguments of `harmonium bench`.
@@ -223,6 +278,30 @@ pub(crate) struct BenchArgs {
 pub(crate) enum BenchAction {
     /// The model alone, without scheduler and HTTP: decode and prefill, against what memory allows.
     Engine(BenchEngineArgs),
+    /// Kernels that do the same for different numbers of rows, side by side, on a device.
+    Kernels(BenchKernelsArgs),
+}
+
+/// Arguments of `harmonium bench kernels`.
+#[derive(Debug, Args)]
+pub(crate) struct BenchKernelsArgs {
+    /// Whose widths.
+    #[arg(long, value_name = "NAME|DIR", default_value = "synthetic:gpt-oss-120b")]
+    pub(crate) model: String,
+    /// What to run on: cuda, or host.
+    #[arg(long, value_name = "DEVICE", default_value = "cuda", value_parser = device)]
+    pub(crate) device: Device,
+    /// Rows of a step.
+    #[arg(
+        long,
+        value_name = "N,...",
+        value_delimiter = ',',
+        default_value = "1,8,16,32,64,128,256,512"
+    )]
+    pub(crate) rows: Vec<NonZeroU32>,
+    /// Write the figures as JSON, too.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
 }
 
 /// Arguments of `harmonium bench engine`.

@@ -14,6 +14,7 @@ mod config_cmd;
 mod doctor;
 mod environment;
 mod find;
+mod gpu;
 mod hosted;
 mod logging;
 mod logits;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         Command::Synth(args) => synth::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Bench(args) => bench::run(&args, &environment),
+        Command::Gpu(args) => gpu::run(&args),
         Command::Plan(args) => plan::run(&args, &environment),
         Command::Logits(args) => logits::run(&args, &environment),
         Command::Doctor(args) => doctor::run(&args, &environment),

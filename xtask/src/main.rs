@@ -6,6 +6,7 @@
 #![expect(clippy::print_stdout, reason = "a command line tool talks to a person")]
 
 mod clients;
+mod gpu;
 mod kernels;
 mod licences;
 mod nano_eval;
@@ -36,6 +37,8 @@ enum Command {
     Kernels,
     /// Installs nvcc from the package index into the repository, for the feature `cuda`.
     CudaToolkit,
+    /// What needs a card: kernels and forward passes against references, then speed; built here, run where a card is.
+    Gpu(gpu::Args),
     /// Licences, duplicate versions and sources of all dependencies.
     Licences,
     /// The OpenAI SDKs for Python and JavaScript against the real binary with the nano model.
@@ -68,6 +71,7 @@ fn run(command: Command) -> Result<()> {
         Command::Lint => stages::run(&[stages::FORMAT, stages::CLIPPY]),
         Command::Kernels => stages::run(&[stages::KERNELS]),
         Command::CudaToolkit => kernels::install(),
+        Command::Gpu(args) => gpu::check(&args),
         Command::Licences => stages::run(&[stages::LICENCES]),
         Command::Clients => stages::run(&[stages::PYTHON_CLIENT, stages::NODE_CLIENT]),
         Command::NanoEval(args) => nano_eval::run(&args),

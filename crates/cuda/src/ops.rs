@@ -12,6 +12,7 @@ mod linear;
 mod rms_norm;
 mod rope;
 mod router;
+pub mod variants;
 
 pub use argmax::{Argmax, NO_TOKEN, argmax};
 pub use attention::{

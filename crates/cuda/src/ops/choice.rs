@@ -4,6 +4,8 @@
 #[derive(Clone, Copy, Debug)]
 pub(super) struct DenseKernel {
     pub(super) name: &'static str,
+    /// Most rows that it serves.
+    pub(super) max_rows: usize,
     /// Rows and columns of the result that a block makes; a kernel for few rows makes all rows.
     pub(super) tile: [usize; 2],
     pub(super) threads: u32,
@@ -16,11 +18,11 @@ const fn staged(tile: [usize; 2]) -> u32 {
 }
 
 const fn few(name: &'static str, max_rows: usize) -> DenseKernel {
-    DenseKernel { name, tile: [max_rows, 16], threads: 128, shared_bytes: 0 }
+    DenseKernel { name, max_rows, tile: [max_rows, 16], threads: 128, shared_bytes: 0 }
 }
 
 const fn many(name: &'static str, tile: [usize; 2], threads: u32) -> DenseKernel {
-    DenseKernel { name, tile, threads, shared_bytes: staged(tile) }
+    DenseKernel { name, max_rows: usize::MAX, tile, threads, shared_bytes: staged(tile) }
 }
 
 /// The dense products, each up to this many rows.
@@ -31,6 +33,12 @@ const DENSE: [(usize, DenseKernel); 5] = [
     (256, many("linear_many_narrow", [64, 64], 128)),
     (usize::MAX, many("linear_many_wide", [128, 128], 256)),
 ];
+
+/// All kernels that can make the dense product of that many rows.
+pub(super) fn all_dense(rows: usize) -> impl Iterator<Item = DenseKernel> {
+    let kernels = DENSE.into_iter().map(|(_, kernel)| kernel);
+    kernels.filter(move |kernel| rows <= kernel.max_rows)
+}
 
 /// The kernel of the dense product for that many rows.
 pub(super) fn dense(rows: usize) -> DenseKernel {
@@ -61,4 +69,9 @@ const EXPERTS_MANY: ExpertKernels = ExpertKernels {
 /// average, the kernels for few would read most weights twice.
 pub(super) fn experts(num_routes: usize, num_experts: usize) -> ExpertKernels {
     if num_routes <= num_experts * EXPERTS_FEW.tile[0] { EXPERTS_FEW } else { EXPERTS_MANY }
+}
+
+/// All pairs of kernels of the experts.
+pub(super) fn all_experts() -> [ExpertKernels; 2] {
+    [EXPERTS_FEW, EXPERTS_MANY]
 }

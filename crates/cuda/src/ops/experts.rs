@@ -77,6 +77,15 @@ struct Params {
 /// `grouped` and `offsets` are what [`super::group_routes`] made of `rows * chosen` routes; other lists give other
 /// numbers, but nothing outside of the buffers is touched.
 pub fn experts(device: &Device, args: &Experts<'_>) -> Result<()> {
+    experts_by(device, args, choice::experts(args.rows * args.chosen, args.num_experts))
+}
+
+/// The same by kernels of the caller's choice; all of them serve any number of routes.
+pub(super) fn experts_by(
+    device: &Device,
+    args: &Experts<'_>,
+    kernels: choice::ExpertKernels,
+) -> Result<()> {
     let check = Arguments { device, op: "experts" };
     let Experts { rows, chosen, num_experts, hidden, intermediate, .. } = *args;
     for (field, width) in [("hidden", hidden), ("intermediate", intermediate)] {
@@ -116,7 +125,6 @@ pub fn experts(device: &Device, args: &Experts<'_>) -> Result<()> {
     let up = params(x, &args.up, inner, 2 * intermediate, hidden)?;
     let up = Params { routes_per_x: check.count("chosen", chosen)?, ..up };
     let down = params(inner, &args.down, out, hidden, intermediate)?;
-    let kernels = choice::experts(num_routes, num_experts);
     let [tile_len, tile_outputs] = kernels.tile;
     // Each expert in use begins a tile of its own.
     let num_tiles = num_routes.min(num_experts + num_routes / tile_len);

@@ -39,10 +39,23 @@ struct Params {
 
 /// `out = x weight^T + bias`, summed in float32.
 pub fn linear(device: &Device, args: &Linear<'_>) -> Result<()> {
+    linear_by(device, args, choice::dense(args.rows))
+}
+
+/// The same by a kernel of the caller's choice.
+pub(super) fn linear_by(
+    device: &Device,
+    args: &Linear<'_>,
+    kernel: choice::DenseKernel,
+) -> Result<()> {
     let check = Arguments { device, op: "linear" };
     let Linear { rows, inputs, outputs, .. } = *args;
     if !inputs.is_multiple_of(32) {
         return check.refuse("inputs", format!("is {inputs}, not a multiple of 32"));
+    }
+    if rows > kernel.max_rows {
+        let problem = format!("are {rows}, over the {} of {}", kernel.max_rows, kernel.name);
+        return check.refuse("rows", problem);
     }
     let (out, is_float) = check.output(args.out, &[rows, outputs])?;
     let bias = match args.bias {
@@ -59,7 +72,6 @@ pub fn linear(device: &Device, args: &Linear<'_>) -> Result<()> {
         inputs: check.count("inputs", inputs)?,
         is_float,
     };
-    let kernel = choice::dense(rows);
     let tiles = |len: usize, tile: usize| check.count("tiles", len.div_ceil(tile));
     let grid = Grid {
         grid: [tiles(outputs, kernel.tile[1])?, tiles(rows, kernel.tile[0])?, 1],
