@@ -236,3 +236,33 @@ fn synthetic_weights_are_no_business_of_the_processor() {
     assert_eq!(output.status.code(), Some(1));
     assert!(stdout(&output).contains("made on a device"), "{}", stdout(&output));
 }
+
+#[test]
+fn bench_load_measures_a_start_with_cold_and_warm_files() {
+    let dir = empty_dir();
+    // Copied, so that other tests' servers do not find their model gone from memory.
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/crates/model/nano");
+    let copy = dir.path().join("copy");
+    std::fs::create_dir(&copy).unwrap();
+    for entry in std::fs::read_dir(model).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() {
+            std::fs::copy(&path, copy.join(path.file_name().unwrap())).unwrap();
+        }
+    }
+    let args = ["bench", "load", "--model", "copy", "--device", "cpu", "--context", "2048"];
+    let output = run(&dir, &[&args[..], &["--out", "out.json"]].concat());
+    assert!(output.status.success(), "{}", stderr(&output));
+    let text = std::fs::read_to_string(dir.path().join("out.json")).unwrap();
+    let report: serde_json::Value = serde_json::from_str(&text).unwrap();
+    for (start, name) in report["starts"].as_array().unwrap().iter().zip(["cold", "warm"]) {
+        assert_eq!(start["start"], name);
+        let number = |field: &str| start[field].as_f64().unwrap();
+        assert!(
+            number("ready_s") > 0.0 && number("answer_s") >= number("first_token_s"),
+            "{start}"
+        );
+        assert!(number("peak_bytes") > report["weight_bytes"].as_f64().unwrap() / 2.0, "{report}");
+    }
+    assert_eq!(report["starts"].as_array().unwrap().len(), 2, "{report}");
+}

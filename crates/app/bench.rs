@@ -2,9 +2,11 @@
 //!
 //! Contexts come first and batches within, so that each context is computed once. What does not fit the device or the
 //! time is said and left out. The JSON file is whole after every measurement, so an end from outside loses little.
+//! Its sibling [`load`] measures how long a start takes.
 
 mod engine;
 mod kernels;
+mod load;
 mod ops;
 
 use std::io::{self, Write};
@@ -35,6 +37,7 @@ pub(crate) fn run(args: &BenchArgs, environment: &Environment) -> Result<ExitCod
     match &args.action {
         BenchAction::Engine(args) => engine(args, environment),
         BenchAction::Kernels(args) => kernels::run(args, environment),
+        BenchAction::Load(args) => load::run(args, environment),
     }
 }
 

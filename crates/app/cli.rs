@@ -280,6 +280,8 @@ pub(crate) enum BenchAction {
     Engine(BenchEngineArgs),
     /// Kernels that do the same for different numbers of rows, side by side, on a device.
     Kernels(BenchKernelsArgs),
+    /// A start of the server with its files on the disk, and with them in memory: time to ready, to the first token, memory.
+    Load(BenchLoadArgs),
 }
 
 /// Arguments of `harmonium bench kernels`.
@@ -299,6 +301,23 @@ pub(crate) struct BenchKernelsArgs {
         default_value = "1,8,16,32,64,128,256,512"
     )]
     pub(crate) rows: Vec<NonZeroU32>,
+    /// Write the figures as JSON, too.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+}
+
+/// Arguments of `harmonium bench load`.
+#[derive(Debug, Args)]
+pub(crate) struct BenchLoadArgs {
+    /// "nano", a directory with weights, or a name in the Hugging Face cache.
+    #[arg(long, value_name = "NAME|DIR", default_value = "nano")]
+    pub(crate) model: String,
+    /// What to run on: cpu, cuda, host, or auto.
+    #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = device)]
+    pub(crate) device: Device,
+    /// Longest sequence in tokens; the model's own bound if not given.
+    #[arg(long, value_name = "N")]
+    pub(crate) context: Option<NonZeroU32>,
     /// Write the figures as JSON, too.
     #[arg(long, value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,
