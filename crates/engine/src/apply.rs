@@ -4,13 +4,13 @@
 use crate::executor::Sampled;
 use crate::request::Event;
 use crate::resolve::Effect;
-use crate::scheduler::{Farewell, Scheduler};
+use crate::scheduler::Scheduler;
 use crate::sequence::Sequence;
 
 impl Scheduler {
-    /// Applies `effects` to the running sequences and removes those that end, returning their last
-    /// events.
-    pub(crate) fn apply(&mut self, effects: Vec<Effect>) -> Vec<Farewell> {
+    /// Applies `effects` to the running sequences, removes those that end, and puts the events of
+    /// both into the outbox.
+    pub(crate) fn apply(&mut self, effects: Vec<Effect>) {
         // Indexes stay valid until all effects are applied; only then is the list of the running
         // closed up.
         let mut last_events: Vec<Option<Event>> = vec![None; self.running.len()];
@@ -25,7 +25,8 @@ impl Scheduler {
                 Effect::Emit { index, sampled } => {
                     let Sampled { token, logprobs } = sampled;
                     self.running[index].push(token);
-                    self.running[index].send(Event::Token { token, logprobs });
+                    let event = Event::Token { token, logprobs };
+                    self.outbox.push(self.running[index].letter(event));
                     self.totals.generated_tokens += 1;
                 }
                 Effect::Finish { index, reason } => {
@@ -38,17 +39,15 @@ impl Scheduler {
                 }
             }
         }
-        let mut farewells = Vec::new();
         let sequences = std::mem::take(&mut self.running);
         for (mut sequence, last_event) in sequences.into_iter().zip(last_events) {
             match last_event {
                 None => self.running.push(sequence),
                 Some(event) => {
                     self.cache.release(&mut sequence.tables);
-                    farewells.push(sequence.end(event));
+                    self.outbox.push(sequence.letter(event));
                 }
             }
         }
-        farewells
     }
 }

@@ -3,7 +3,7 @@
 //! The engine decides which rows run in a step and where their keys and values lie; an [`Executor`] does the
 //! arithmetic and answers with one token for every row that asked for one. It knows batches, never requests,
 //! and nothing here names a device, a text or a protocol. The engine thread owns the executor: calls come one
-//! at a time, in step order.
+//! at a time, in step order, and at most one step is under way.
 
 use std::ops::Range;
 
@@ -122,12 +122,23 @@ pub enum ExecutorError {
     Fatal(String),
 }
 
-/// Runs one step of the model.
+/// Runs the model step by step.
 pub trait Executor: Send + 'static {
     /// The bounds the engine plans within. Constant over the executor's life.
     fn spec(&self) -> &ExecutorSpec;
 
-    /// Writes the rows' keys and values into their blocks, runs the model over all rows and returns one entry
-    /// for each of [`Batch::samples`], in order.
-    fn run(&mut self, batch: &Batch) -> Result<Vec<Sampled>, ExecutorError>;
+    /// Starts a step: writes the rows' keys and values into their blocks and runs the model over all rows. May
+    /// return before any of it is done, so that the caller works beside it; one that computes on the caller's
+    /// thread leaves that to [`Self::collect`]. After an `Err` no step is under way.
+    fn submit(&mut self, batch: &Batch) -> Result<(), ExecutorError>;
+
+    /// Waits for the step that was submitted and returns one entry for each of its [`Batch::samples`], in order.
+    /// It is called once for every step that was started.
+    fn collect(&mut self) -> Result<Vec<Sampled>, ExecutorError>;
+
+    /// A whole step, for callers who have nothing to do beside it.
+    fn run(&mut self, batch: &Batch) -> Result<Vec<Sampled>, ExecutorError> {
+        self.submit(batch)?;
+        self.collect()
+    }
 }

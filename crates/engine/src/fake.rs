@@ -5,12 +5,14 @@
 //! it into the slot its block table names, and each step then reads back all that its rows may see,
 //! through the tables: a block that was freed too early, shared wrongly or written twice ends the
 //! run with [`ExecutorError::Fatal`] naming the position. The default answers depend on every token
-//! before them, so that a prefix taken from the wrong prompt shows as a wrong answer. HTTP,
-//! scheduler and load tests use it; timing and faults can be set.
+//! before them, so that a prefix taken from the wrong prompt shows as a wrong answer. It behaves as a
+//! device does that works beside its caller: a step takes its time from `submit` on, and nothing of
+//! it is done, seen or wrong before `collect`. HTTP, scheduler and load tests use it; timing and
+//! faults can be set.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::executor::{
     Batch, BlockId, Executor, ExecutorError, ExecutorSpec, Logprobs, Sample, Sampled, Span, TokenId,
@@ -51,12 +53,23 @@ pub fn predict(request: &Request, num_tokens: usize, vocab_size: u32) -> Vec<Tok
 /// What goes wrong in a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// [`ExecutorError::Step`], with garbage left where the rows were to be written.
+    /// [`ExecutorError::Step`].
     Step,
     /// [`ExecutorError::Fatal`].
     Fatal,
     /// A panic.
     Panic,
+}
+
+impl Fault {
+    fn strike(self, step: u64) -> ExecutorError {
+        let message = format!("injected into step {step}");
+        match self {
+            Self::Step => ExecutorError::Step(message),
+            Self::Fatal => ExecutorError::Fatal(message),
+            Self::Panic => panic!("{message}"),
+        }
+    }
 }
 
 /// The batches an executor ran, for tests to look at.
@@ -71,8 +84,11 @@ pub struct FakeExecutor {
     step_time: Duration,
     row_time: Duration,
     faults: BTreeMap<u64, Fault>,
+    refusals: BTreeMap<u64, Fault>,
     record: Option<(Record, usize)>,
     num_steps: u64,
+    /// The step under way and when it is over.
+    under_way: Option<(Batch, Instant)>,
     full: Pool,
     window: Pool,
 }
@@ -89,8 +105,10 @@ impl FakeExecutor {
             step_time: Duration::ZERO,
             row_time: Duration::ZERO,
             faults: BTreeMap::new(),
+            refusals: BTreeMap::new(),
             record: None,
             num_steps: 0,
+            under_way: None,
         }
     }
 
@@ -120,9 +138,16 @@ impl FakeExecutor {
         self
     }
 
-    /// Lets something go wrong in the step with this index, counted from 0.
+    /// Lets something go wrong in the step with this index, counted from 0: it shows in `collect`,
+    /// and leaves garbage where the rows were to be written.
     pub fn with_fault(mut self, step: u64, fault: Fault) -> Self {
         self.faults.insert(step, fault);
+        self
+    }
+
+    /// The same, but in `submit`: the step does not start.
+    pub fn with_refusal(mut self, step: u64, fault: Fault) -> Self {
+        self.refusals.insert(step, fault);
         self
     }
 
@@ -241,36 +266,44 @@ impl Executor for FakeExecutor {
         &self.spec
     }
 
-    fn run(&mut self, batch: &Batch) -> Result<Vec<Sampled>, ExecutorError> {
+    fn submit(&mut self, batch: &Batch) -> Result<(), ExecutorError> {
         if let Some((record, max_batches)) = &self.record {
             let mut record = record.lock().unwrap_or_else(PoisonError::into_inner);
             if record.len() < *max_batches {
                 record.push(batch.clone());
             }
         }
+        if self.under_way.is_some() {
+            return Err(broken("two steps are under way".to_owned()));
+        }
         let step = self.num_steps;
         self.num_steps += 1;
+        if let Some(fault) = self.refusals.get(&step) {
+            return Err(fault.strike(step));
+        }
         let num_rows = u32::try_from(batch.tokens.len()).unwrap_or(u32::MAX);
         let time = self.step_time + self.row_time * num_rows;
-        if !time.is_zero() {
-            std::thread::sleep(time);
-        }
-        let broken = |message| ExecutorError::Fatal(format!("broken contract: {message}"));
-        self.check(batch).map_err(broken)?;
-        match self.faults.get(&step) {
-            None => {}
-            Some(Fault::Step) => {
-                self.full.spoil(self.num_steps);
-                self.window.spoil(self.num_steps);
-                return Err(ExecutorError::Step(format!("injected into step {step}")));
-            }
-            Some(Fault::Fatal) => {
-                return Err(ExecutorError::Fatal(format!("injected into step {step}")));
-            }
-            Some(Fault::Panic) => panic!("injected into step {step}"),
-        }
-        batch.samples.iter().map(|sample| self.sample(batch, sample).map_err(broken)).collect()
+        self.under_way = Some((batch.clone(), Instant::now() + time));
+        Ok(())
     }
+
+    fn collect(&mut self) -> Result<Vec<Sampled>, ExecutorError> {
+        let step = self.under_way.take();
+        let (batch, end) = step.ok_or_else(|| broken("no step is under way".to_owned()))?;
+        std::thread::sleep(end.saturating_duration_since(Instant::now()));
+        self.check(&batch).map_err(broken)?;
+        let step = self.num_steps - 1;
+        if let Some(fault) = self.faults.get(&step) {
+            self.full.spoil(self.num_steps);
+            self.window.spoil(self.num_steps);
+            return Err(fault.strike(step));
+        }
+        batch.samples.iter().map(|sample| self.sample(&batch, sample).map_err(broken)).collect()
+    }
+}
+
+fn broken(message: String) -> ExecutorError {
+    ExecutorError::Fatal(format!("broken contract: {message}"))
 }
 
 /// The two block tables of one span.
@@ -434,6 +467,17 @@ mod tests {
         two.spans[0].rows = 0..1;
         two.spans.push(Span { rows: 1..2, ..two.spans[0].clone() });
         check_broken(&mut executor, &two, "full position 0 is written twice");
+    }
+
+    #[test]
+    fn two_steps_at_a_time_or_none_are_noticed() {
+        let fatal = |message: &str| format!("executor lost: broken contract: {message}");
+        let mut executor = FakeExecutor::new(small_spec());
+        let error = executor.collect().unwrap_err();
+        assert_eq!(error.to_string(), fatal("no step is under way"));
+        executor.submit(&batch(&[1], 0, &[0], &[0])).unwrap();
+        let error = executor.submit(&batch(&[1], 0, &[0], &[0])).unwrap_err();
+        assert_eq!(error.to_string(), fatal("two steps are under way"));
     }
 
     #[test]

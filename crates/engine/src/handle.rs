@@ -229,7 +229,7 @@ mod tests {
     use crate::executor::{Batch, ExecutorError, Sampled};
     use crate::fake::{FakeExecutor, Fault, predict};
     use crate::request::FinishReason;
-    use crate::testing::{PATIENCE, SteppedEngine, prompt, read, request, small_spec};
+    use crate::testing::{Answer, PATIENCE, SteppedEngine, prompt, read, request, small_spec};
 
     /// Tells when the engine thread lets go of its executor.
     struct Watched(FakeExecutor, #[expect(dead_code, reason = "dropped")] std_mpsc::SyncSender<()>);
@@ -239,8 +239,12 @@ mod tests {
             self.0.spec()
         }
 
-        fn run(&mut self, batch: &Batch) -> Result<Vec<Sampled>, ExecutorError> {
-            self.0.run(batch)
+        fn submit(&mut self, batch: &Batch) -> Result<(), ExecutorError> {
+            self.0.submit(batch)
+        }
+
+        fn collect(&mut self) -> Result<Vec<Sampled>, ExecutorError> {
+            self.0.collect()
         }
     }
 
@@ -298,14 +302,14 @@ mod tests {
         assert!(engine.handle.submit(request(prompt(1, 12), 1)).is_ok());
     }
 
-    async fn check_loss(fault: Fault, reason: &str) {
-        let executor = FakeExecutor::new(small_spec()).with_fault(2, fault);
+    async fn check_loss(executor: FakeExecutor, reason: &str) {
         let (handle, mut step_loop) = assemble(Box::new(executor), EngineConfig::default());
         let mut streams = [1, 2].map(|start| handle.submit(request(prompt(start, 4), 40)).unwrap());
         let thread = thread::spawn(move || step_loop.run());
         let error = EngineError::Stopped(reason.to_owned());
         for stream in &mut streams {
-            assert_eq!(read(stream).await.end, Some(Err(error.clone())));
+            let answer = read(stream).await;
+            assert_eq!((answer.tokens.len(), answer.end), (2, Some(Err(error.clone()))));
         }
         assert!(!handle.is_healthy());
         assert_eq!(handle.submit(request([1], 1)).unwrap_err(), error);
@@ -316,12 +320,41 @@ mod tests {
 
     #[tokio::test]
     async fn a_lost_executor_ends_everything_and_is_not_healthy() {
-        check_loss(Fault::Fatal, "executor lost: injected into step 2").await;
+        let executor = || FakeExecutor::new(small_spec());
+        let reason = "executor lost: injected into step 2";
+        check_loss(executor().with_fault(2, Fault::Fatal), reason).await;
+        check_loss(executor().with_refusal(2, Fault::Fatal), reason).await;
     }
 
     #[tokio::test]
     async fn a_panic_of_the_executor_is_a_lost_executor() {
-        check_loss(Fault::Panic, "executor lost: panic: injected into step 2").await;
+        let executor = || FakeExecutor::new(small_spec());
+        let reason = "executor lost: panic: injected into step 2";
+        check_loss(executor().with_fault(2, Fault::Panic), reason).await;
+        check_loss(executor().with_refusal(2, Fault::Panic), reason).await;
+    }
+
+    #[tokio::test]
+    async fn tokens_arrive_while_the_next_step_is_under_way() {
+        let (gate, opened) = std_mpsc::sync_channel(1);
+        let opened = Mutex::new(opened);
+        let executor = FakeExecutor::new(small_spec()).with_script(move |seen| {
+            // Each step is over only when the token of the one before has been read.
+            if seen.len() > 4 {
+                opened.lock().unwrap().recv_timeout(PATIENCE).unwrap();
+            }
+            7
+        });
+        let handle = start(Box::new(executor), EngineConfig::default());
+        let mut stream = handle.submit(request(prompt(1, 4), 10)).unwrap();
+        let mut answer = Answer::default();
+        while let Some(event) = tokio::time::timeout(PATIENCE, stream.next()).await.unwrap() {
+            answer.add(event);
+            if answer.tokens.len() < 10 && !answer.tokens.is_empty() {
+                gate.send(()).unwrap();
+            }
+        }
+        assert_eq!((answer.tokens.len(), answer.end), (10, Some(Ok(FinishReason::Length))));
     }
 
     #[tokio::test]

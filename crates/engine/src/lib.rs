@@ -8,8 +8,10 @@
 //! plan     admit waiting sequences, give blocks, fill the token budget  -> Batch
 //! run      the executor computes the batch                              -> sampled tokens
 //! resolve  tokens and state                                             -> effects (pure)
-//! apply    effects: grow sequences, share and free blocks, send events
+//! apply    effects: grow sequences, share and free blocks, write events
 //! ```
+//!
+//! Events are sent while the executor computes the next batch.
 //!
 //! The crate knows token ids and blocks; text, protocols and devices are words it does not use.
 

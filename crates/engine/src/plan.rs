@@ -64,7 +64,7 @@ impl Scheduler {
             let Some(num_cached_tokens) = admitted else { break };
             sequence.num_computed = num_cached_tokens;
             if sequence.is_new() {
-                sequence.start(num_cached_tokens);
+                self.outbox.push(sequence.start(num_cached_tokens));
                 self.totals.prompt_tokens += sequence.num_prompt_tokens() as u64;
                 self.totals.cached_tokens += num_cached_tokens as u64;
             }

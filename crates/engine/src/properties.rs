@@ -1,5 +1,5 @@
-//! Property tests of the whole scheduler: random arrivals, cancellations, shortages and failing
-//! steps, over bounds from roomy to absurd. [`crate::fake::FakeExecutor`] checks every position
+//! Property tests of the whole scheduler: random arrivals and cancellations, between steps and
+//! while one is under way, shortages and failing steps, over bounds from roomy to absurd. [`crate::fake::FakeExecutor`] checks every position
 //! that a row may see, and [`SteppedEngine`] every block after every step; here is what callers may
 //! rely on.
 
@@ -22,7 +22,7 @@ enum Move {
     Submit(Request),
     /// Drops one of the streams so far.
     Cancel(prop::sample::Index),
-    Step(usize),
+    HalfSteps(usize),
 }
 
 fn specs() -> impl Strategy<Value = ExecutorSpec> {
@@ -64,7 +64,7 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
     let one = prop_oneof![
         4 => requests().prop_map(Move::Submit),
         1 => any::<prop::sample::Index>().prop_map(Move::Cancel),
-        3 => (1_usize..6).prop_map(Move::Step),
+        3 => (1_usize..12).prop_map(Move::HalfSteps),
     ];
     prop::collection::vec(one, 1..40)
 }
@@ -109,17 +109,21 @@ impl Client {
     }
 }
 
-fn run_scenario(spec: ExecutorSpec, prefix_cache: bool, moves: Vec<Move>, failing_steps: &[u64]) {
-    let executor = failing_steps
-        .iter()
-        .fold(FakeExecutor::new(spec), |executor, &step| executor.with_fault(step, Fault::Step));
+/// `faults` are steps that fail, when they are submitted or when they are collected.
+fn run_scenario(spec: ExecutorSpec, prefix_cache: bool, moves: Vec<Move>, faults: &[(u64, bool)]) {
+    let executor =
+        faults.iter().fold(FakeExecutor::new(spec), |executor, &(step, refused)| match refused {
+            true => executor.with_refusal(step, Fault::Step),
+            false => executor.with_fault(step, Fault::Step),
+        });
     let config = EngineConfig { prefix_cache, ..EngineConfig::default() };
     let mut engine = SteppedEngine::new(executor, config);
     let spec = engine.handle.spec().clone();
     let mut clients: Vec<Client> = Vec::new();
     // While a request is the oldest, each step computes at least one of its tokens: so much work
-    // bounds the steps of all of them, however often the younger ones are preempted.
-    let mut max_steps = 0;
+    // bounds the steps of all of them, however often the younger ones are preempted. One more may
+    // find at its beginning that all were cancelled.
+    let mut max_steps = 1;
     for next in moves {
         match next {
             Move::Submit(request) => match engine.handle.submit(request.clone()) {
@@ -141,14 +145,14 @@ fn run_scenario(spec: ExecutorSpec, prefix_cache: bool, moves: Vec<Move>, failin
                 clients[index].stream = None;
             }
             Move::Cancel(_) => {}
-            Move::Step(count) => {
-                (0..count).for_each(|_| engine.step());
+            Move::HalfSteps(count) => {
+                (0..count).for_each(|_| engine.half_step());
             }
         }
     }
     engine.run(max_steps);
     for client in &mut clients {
-        client.check(&spec, !failing_steps.is_empty());
+        client.check(&spec, !faults.is_empty());
     }
     let stats = engine.handle.stats();
     assert_eq!((stats.running, stats.waiting), (0, 0));
@@ -168,9 +172,10 @@ proptest! {
 
     #[test]
     fn a_failed_step_ends_only_what_was_in_it_and_spoils_nothing(
-        spec in specs(), moves in moves(), failing_steps in prop::collection::vec(0_u64..40, 1..6),
+        spec in specs(), moves in moves(),
+        faults in prop::collection::vec((0_u64..40, any::<bool>()), 1..6),
     ) {
-        run_scenario(spec, true, moves, &failing_steps);
+        run_scenario(spec, true, moves, &faults);
     }
 }
 

@@ -27,7 +27,7 @@ pub(crate) fn resolve(running: &[Sequence], sampled: Vec<Sampled>) -> Vec<Effect
         if !sequence.is_sampled() {
             continue;
         }
-        let sampled = sampled.next().expect("run has checked that each sample has its token");
+        let sampled = sampled.next().expect("collect has checked that each sample has its token");
         let reason = if sequence.stops_at(sampled.token) {
             Some(FinishReason::Stop)
         } else if sequence.is_last_token() {

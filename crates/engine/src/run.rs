@@ -1,20 +1,24 @@
-//! Run: one call of the executor, with everything that can go wrong in it turned into an error
-//! value.
+//! Run: the two calls of the executor that make a step, with everything that can go wrong in them
+//! turned into an error value.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::executor::{Batch, Executor, ExecutorError, Sampled};
 
-/// Runs `batch`. A panic and an answer that does not fit the batch are both
-/// [`ExecutorError::Fatal`]: nothing is known about the executor's state after either.
-pub(crate) fn run(
+/// Starts a step. A panic is [`ExecutorError::Fatal`]: nothing is known about the executor's state
+/// after it.
+pub(crate) fn submit(executor: &mut dyn Executor, batch: &Batch) -> Result<(), ExecutorError> {
+    guarded(|| executor.submit(batch))
+}
+
+/// Waits for the step of `batch`. A panic and an answer that does not fit the batch are both
+/// [`ExecutorError::Fatal`].
+pub(crate) fn collect(
     executor: &mut dyn Executor,
     batch: &Batch,
 ) -> Result<Vec<Sampled>, ExecutorError> {
-    // Unwind safety: after a panic the executor is never called again.
-    let sampled = catch_unwind(AssertUnwindSafe(|| executor.run(batch)))
-        .unwrap_or_else(|panic| Err(ExecutorError::Fatal(panic_message(&*panic))))?;
+    let sampled = guarded(|| executor.collect())?;
     if sampled.len() != batch.samples.len() {
         let (wanted, got) = (batch.samples.len(), sampled.len());
         return Err(ExecutorError::Fatal(format!("{got} tokens for {wanted} sampled rows")));
@@ -26,6 +30,12 @@ pub(crate) fn run(
         return Err(ExecutorError::Fatal(message));
     }
     Ok(sampled)
+}
+
+fn guarded<T>(call: impl FnOnce() -> Result<T, ExecutorError>) -> Result<T, ExecutorError> {
+    // Unwind safety: after a panic the executor is never called again.
+    catch_unwind(AssertUnwindSafe(call))
+        .unwrap_or_else(|panic| Err(ExecutorError::Fatal(panic_message(&*panic))))
 }
 
 /// What a panic said.
@@ -49,13 +59,17 @@ mod tests {
             &self.0
         }
 
-        fn run(&mut self, _: &Batch) -> Result<Vec<Sampled>, ExecutorError> {
+        fn submit(&mut self, _: &Batch) -> Result<(), ExecutorError> {
+            Ok(())
+        }
+
+        fn collect(&mut self) -> Result<Vec<Sampled>, ExecutorError> {
             Ok(self.1.iter().map(|&token| Sampled { token, logprobs: None }).collect())
         }
     }
 
     fn check_fatal(tokens: Vec<u32>, expected: &str) {
-        match run(&mut Constant(small_spec(), tokens), &Batch::default()) {
+        match collect(&mut Constant(small_spec(), tokens), &Batch::default()) {
             Err(ExecutorError::Fatal(message)) => assert_eq!(message, expected),
             other => panic!("{other:?}"),
         }
@@ -64,6 +78,6 @@ mod tests {
     #[test]
     fn an_answer_that_does_not_fit_the_batch_is_fatal() {
         check_fatal(vec![1, 2], "2 tokens for 0 sampled rows");
-        assert!(run(&mut Constant(small_spec(), vec![]), &Batch::default()).is_ok());
+        assert!(collect(&mut Constant(small_spec(), vec![]), &Batch::default()).is_ok());
     }
 }

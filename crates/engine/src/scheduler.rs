@@ -25,6 +25,8 @@ pub(crate) struct Scheduler {
     pub(crate) running: Vec<Sequence>,
     /// Sequences that hold none, oldest first; all of them younger than the running ones.
     pub(crate) waiting: VecDeque<Sequence>,
+    /// Events that are still to be sent, in order. Every step empties it.
+    pub(crate) outbox: Vec<Letter>,
     /// Counters; the gauges in it are filled by [`Self::stats`].
     pub(crate) totals: Stats,
     num_arrivals: u64,
@@ -38,6 +40,7 @@ impl Scheduler {
             spec,
             running: Vec::new(),
             waiting: VecDeque::new(),
+            outbox: Vec::new(),
             totals: Stats::default(),
             num_arrivals: 0,
         }
@@ -81,15 +84,15 @@ impl Scheduler {
     }
 
     /// Ends every sequence with `error`.
-    pub(crate) fn fail_all(&mut self, error: &EngineError) -> Vec<Farewell> {
+    pub(crate) fn fail_all(&mut self, error: &EngineError) {
         for sequence in &mut self.running {
             self.cache.release(&mut sequence.tables);
         }
         let sequences = self.running.drain(..).chain(self.waiting.drain(..));
-        let farewells: Vec<_> =
-            sequences.map(|sequence| sequence.end(Event::Failed(error.clone()))).collect();
-        self.totals.failed += farewells.len() as u64;
-        farewells
+        for sequence in sequences {
+            self.outbox.push(sequence.letter(Event::Failed(error.clone())));
+            self.totals.failed += 1;
+        }
     }
 
     /// The numbers of this moment. Requests that hold a place among the waiting are counted by the
@@ -108,16 +111,19 @@ impl Scheduler {
     }
 }
 
-/// The last event of a sequence that is gone from the scheduler. It is sent when the statistics
-/// without the sequence are out, so that a client that has seen its end finds it counted.
+/// An event and where it goes. Waking the clients costs as much as all else that the engine's thread
+/// does in a step (`benches/host_work.rs`), so it is left until the executor works; by then the
+/// sequence may be gone.
 #[derive(Debug)]
-pub(crate) struct Farewell {
+pub(crate) struct Letter {
     pub(crate) events: mpsc::Sender<Event>,
     pub(crate) event: Event,
 }
 
-impl Farewell {
-    /// Sends the event.
+impl Letter {
+    /// Sends it. The channel has room for all a request can have (see
+    /// [`crate::Handle::submit`]), so the only failure is a dropped stream, which the next step
+    /// sees as a cancellation.
     pub(crate) fn send(self) {
         let _ = self.events.try_send(self.event);
     }

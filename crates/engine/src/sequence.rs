@@ -14,7 +14,7 @@ use crate::executor::{Batch, BlockId, Sample, Span, TokenCount, TokenId};
 use crate::handle::Submission;
 use crate::kv_cache::BlockTables;
 use crate::request::{Event, Request};
-use crate::scheduler::Farewell;
+use crate::scheduler::Letter;
 use crate::seed::token_seed;
 
 /// One request's state.
@@ -110,12 +110,12 @@ impl Sequence {
         self.place.is_some()
     }
 
-    /// Reports the first admission and gives the place among the waiting back.
-    pub(crate) fn start(&mut self, num_cached_tokens: usize) {
+    /// Gives the place among the waiting back, and reports the first admission.
+    pub(crate) fn start(&mut self, num_cached_tokens: usize) -> Letter {
         self.place = None;
         // Cached tokens are some of the prompt, which the context bounds.
         let num_cached_tokens = u32::try_from(num_cached_tokens).unwrap_or(u32::MAX);
-        self.send(Event::Started { num_cached_tokens });
+        self.letter(Event::Started { num_cached_tokens })
     }
 
     /// Whether its stream was dropped.
@@ -123,16 +123,9 @@ impl Sequence {
         self.events.is_closed()
     }
 
-    /// Sends an event. The channel has room for all a request can have (see
-    /// [`crate::Handle::submit`]), so the only failure is a dropped stream, which the next step
-    /// sees as a cancellation.
-    pub(crate) fn send(&self, event: Event) {
-        let _ = self.events.try_send(event);
-    }
-
-    /// Parts with the sequence; `event` is still to be sent.
-    pub(crate) fn end(self, event: Event) -> Farewell {
-        Farewell { events: self.events, event }
+    /// An event for its client.
+    pub(crate) fn letter(&self, event: Event) -> Letter {
+        Letter { events: self.events.clone(), event }
     }
 
     /// Appends its share of the step to `batch`.

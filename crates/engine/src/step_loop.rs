@@ -1,9 +1,10 @@
 //! The engine thread: the only owner of the executor and of all scheduler state.
 //!
-//! It takes requests from the inbox between steps, steps while there are sequences, and sleeps on
-//! the inbox otherwise; it never spins. Cancelled sequences are looked for at the start of each
-//! step. None can be missed in sleep: the thread sleeps only when no sequence is waiting or
-//! running, and a request that arrives wakes it.
+//! It steps while there are sequences and sleeps on the inbox otherwise; it never spins. While the
+//! executor works on a step, the thread tells the clients what the step before brought. Between two
+//! steps, when the executor idles, it resolves, applies, takes new requests and plans. Cancelled
+//! sequences are looked for at the start of each step. None can be missed in sleep: the thread
+//! sleeps only when no sequence is waiting or running, and a request that arrives wakes it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -14,8 +15,8 @@ use crate::executor::{Batch, Executor, ExecutorError, ExecutorSpec};
 use crate::handle::{Message, Shared};
 use crate::request::EngineError;
 use crate::resolve::{resolve, resolve_failure};
-use crate::run::{panic_message, run};
-use crate::scheduler::{Farewell, Scheduler};
+use crate::run::{collect, panic_message, submit};
+use crate::scheduler::{Letter, Scheduler};
 
 /// See the module.
 pub(crate) struct StepLoop {
@@ -23,7 +24,7 @@ pub(crate) struct StepLoop {
     inbox: mpsc::Receiver<Message>,
     shared: Arc<Shared>,
     scheduler: Scheduler,
-    /// The arrays of the last step, kept so that steps in steady state allocate little.
+    /// The arrays of the step under way, kept so that steps in steady state allocate little.
     batch: Batch,
 }
 
@@ -64,12 +65,16 @@ impl StepLoop {
                 return self.shut_down(&error);
             }
             if !self.scheduler.is_empty() {
-                self.step();
-            } else if let Some(message) = self.inbox.blocking_recv() {
-                self.accept(message);
-            } else {
+                let begun = self.begin_step();
+                self.deliver();
+                self.end_step(begun);
+                continue;
+            }
+            self.deliver();
+            match self.inbox.blocking_recv() {
+                Some(message) => self.accept(message),
                 // All handles are gone, and with them everyone who could ask.
-                return;
+                None => return,
             }
         }
     }
@@ -89,16 +94,26 @@ impl StepLoop {
         }
     }
 
-    /// One step: plan, run, resolve, apply.
-    pub(crate) fn step(&mut self) {
+    /// The first half of a step: plans it and hands it to the executor. Until the second half the
+    /// running sequences stay as they are.
+    pub(crate) fn begin_step(&mut self) -> Result<(), ExecutorError> {
         self.scheduler.drop_cancelled();
         self.scheduler.plan(&mut self.batch);
         if self.batch.spans.is_empty() {
-            return self.conclude(Vec::new());
+            return Ok(());
+        }
+        self.scheduler.totals.steps += 1;
+        submit(&mut *self.executor, &self.batch)
+    }
+
+    /// The second half: waits for the tokens of a step that was begun with this outcome, resolves
+    /// and applies.
+    pub(crate) fn end_step(&mut self, begun: Result<(), ExecutorError>) {
+        if self.batch.spans.is_empty() {
+            return;
         }
         let running = &self.scheduler.running;
-        self.scheduler.totals.steps += 1;
-        let effects = match run(&mut *self.executor, &self.batch) {
+        let effects = match begun.and_then(|()| collect(&mut *self.executor, &self.batch)) {
             Ok(sampled) => resolve(running, sampled),
             Err(error @ ExecutorError::Step(_)) => {
                 tracing::error!(%error, sequences = self.batch.spans.len(), "sequences lost");
@@ -112,8 +127,14 @@ impl StepLoop {
                 return self.shared.end(error.to_string());
             }
         };
-        let farewells = self.scheduler.apply(effects);
-        self.conclude(farewells);
+        self.scheduler.apply(effects);
+    }
+
+    /// Publishes the numbers, then sends what is in the outbox: a client that has seen its end
+    /// finds it counted.
+    pub(crate) fn deliver(&mut self) {
+        self.shared.publish(self.scheduler.stats());
+        self.scheduler.outbox.drain(..).for_each(Letter::send);
     }
 
     /// Ends everything, the requests still in the inbox included.
@@ -123,20 +144,14 @@ impl StepLoop {
         while let Some(message) = self.inbox.blocking_recv() {
             self.accept(message);
         }
-        let farewells = self.scheduler.fail_all(error);
-        self.conclude(farewells);
+        self.scheduler.fail_all(error);
+        self.deliver();
     }
 
     /// What the steps decide with.
     #[cfg(test)]
     pub(crate) fn scheduler(&self) -> &Scheduler {
         &self.scheduler
-    }
-
-    /// Publishes the numbers, then tells the clients.
-    fn conclude(&mut self, farewells: Vec<Farewell>) {
-        self.shared.publish(self.scheduler.stats());
-        farewells.into_iter().for_each(Farewell::send);
     }
 }
 
@@ -193,8 +208,12 @@ mod tests {
 
     #[test]
     fn a_failed_step_ends_its_sequences_and_no_others() {
-        let spec = ExecutorSpec { max_rows: 4, ..small_spec() };
-        let executor = FakeExecutor::new(spec).with_fault(1, Fault::Step);
+        let executor = || FakeExecutor::new(ExecutorSpec { max_rows: 4, ..small_spec() });
+        check_failed_step(executor().with_fault(1, Fault::Step));
+        check_failed_step(executor().with_refusal(1, Fault::Step));
+    }
+
+    fn check_failed_step(executor: FakeExecutor) {
         let mut engine = SteppedEngine::new(executor, EngineConfig::default());
         let requests = [request(prompt(1, 8), 2), request(prompt(2, 8), 2)];
         let mut streams = requests.map(|request| engine.submit(request));

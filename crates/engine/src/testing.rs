@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc};
 
-use crate::executor::{ExecutorSpec, TokenId};
+use crate::executor::{ExecutorError, ExecutorSpec, TokenId};
 use crate::fake::FakeExecutor;
 use crate::handle::{EngineConfig, Handle, Submission, TokenStream, assemble};
 use crate::request::{EngineError, Event, FinishReason, Request};
@@ -94,12 +94,14 @@ pub(crate) async fn read(stream: &mut TokenStream) -> Answer {
 pub(crate) struct SteppedEngine {
     pub(crate) handle: Handle,
     step_loop: StepLoop,
+    /// How the step under way began.
+    begun: Option<Result<(), ExecutorError>>,
 }
 
 impl SteppedEngine {
     pub(crate) fn new(executor: FakeExecutor, config: EngineConfig) -> Self {
         let (handle, step_loop) = assemble(Box::new(executor), config);
-        Self { handle, step_loop }
+        Self { handle, step_loop, begun: None }
     }
 
     /// With a prefix cache and room for all requests.
@@ -111,14 +113,34 @@ impl SteppedEngine {
         self.handle.submit(request).unwrap()
     }
 
-    /// One step, after which every block is accounted for.
-    pub(crate) fn step(&mut self) {
-        self.step_loop.take_requests();
-        self.step_loop.step();
+    /// Half a step, in the order of the engine's thread: the first half, or the second if one is
+    /// under way. Every block is accounted for after each.
+    pub(crate) fn half_step(&mut self) {
+        match self.begun.take() {
+            Some(begun) => self.step_loop.end_step(begun),
+            None => {
+                self.step_loop.take_requests();
+                self.begun = Some(self.step_loop.begin_step());
+                self.step_loop.deliver();
+            }
+        }
         let scheduler = self.step_loop.scheduler();
         assert!(self.handle.is_healthy(), "{:?}", self.handle.submit(request([1], 1)));
-        scheduler.cache.assert_held_by(scheduler.running.iter().map(|sequence| &sequence.tables));
-        assert!(scheduler.waiting.iter().all(|sequence| sequence.tables.full.is_empty()));
+        let (running, waiting) = (&scheduler.running, &scheduler.waiting);
+        scheduler.cache.assert_held_by(running.iter().map(|sequence| &sequence.tables));
+        assert!(waiting.iter().all(|sequence| sequence.tables.full.is_empty()));
+        if self.begun.is_some() {
+            assert!(running.iter().chain(waiting).all(|sequence| !sequence.is_cancelled()));
+        }
+    }
+
+    /// What is left of a step, or a whole one, and the news of it.
+    pub(crate) fn step(&mut self) {
+        if self.begun.is_none() {
+            self.half_step();
+        }
+        self.half_step();
+        self.step_loop.deliver();
     }
 
     /// Steps until nothing is left to do and returns how many that took.
@@ -130,6 +152,7 @@ impl SteppedEngine {
             self.step();
             num_steps += 1;
         }
+        self.step_loop.deliver();
         num_steps
     }
 

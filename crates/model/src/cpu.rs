@@ -88,6 +88,8 @@ pub struct CpuExecutor {
     model: Model,
     threads: ThreadPool,
     num_tokens: usize,
+    /// The step that was submitted.
+    submitted: Option<Batch>,
 }
 
 impl CpuExecutor {
@@ -119,7 +121,8 @@ impl CpuExecutor {
         let simd = Simd::detect();
         let model = Model::new(checkpoint, weights, &spec, simd)?;
         tracing::debug!(?simd, threads = threads.current_num_threads(), ?spec, "planned");
-        Ok(Self { spec, model, threads, num_tokens: num_tokens as usize })
+        let num_tokens = num_tokens as usize;
+        Ok(Self { spec, model, threads, num_tokens, submitted: None })
     }
 
     /// Runs a step and returns the logits of some of its rows, `[rows, vocab]`.
@@ -147,9 +150,17 @@ impl Executor for CpuExecutor {
         &self.spec
     }
 
-    fn run(&mut self, batch: &Batch) -> Result<Vec<Sampled>, ExecutorError> {
+    /// Only keeps the step: it is computed on this thread, whose caller first has clients to tell of the step before.
+    fn submit(&mut self, batch: &Batch) -> Result<(), ExecutorError> {
+        self.submitted = Some(batch.clone());
+        Ok(())
+    }
+
+    fn collect(&mut self) -> Result<Vec<Sampled>, ExecutorError> {
+        let batch = self.submitted.take();
+        let batch = batch.ok_or_else(|| ExecutorError::Step("no step is under way".to_owned()))?;
         let rows: Vec<usize> = batch.samples.iter().map(|sample| sample.row).collect();
-        let logits = self.forward(batch, &rows)?;
+        let logits = self.forward(&batch, &rows)?;
         let num_tokens = self.num_tokens;
         self.threads.install(|| {
             forward::with_values(&logits, |logits| {

@@ -23,7 +23,7 @@ use harmonium_engine::{Batch, Executor, ExecutorError, ExecutorSpec, Sample, Sam
 
 use self::forward::Model;
 pub use self::plan::{Plan, PlanItem, plan};
-use self::step::Step;
+pub use self::step::Step;
 use self::weights::DeviceWeights;
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
@@ -74,6 +74,8 @@ pub struct CudaExecutor {
     model: Model,
     vocab_size: usize,
     num_tokens: usize,
+    /// What is wished of the step under way.
+    samples: Vec<Sample>,
 }
 
 impl CudaExecutor {
@@ -106,6 +108,7 @@ impl CudaExecutor {
             model,
             vocab_size: config.vocab_size as usize,
             num_tokens: num_tokens as usize,
+            samples: Vec::new(),
         })
     }
 
@@ -173,7 +176,9 @@ impl Executor for CudaExecutor {
         &self.spec
     }
 
-    fn run(&mut self, batch: &Batch) -> Result<Vec<Sampled>, ExecutorError> {
+    /// Returns when the work is in the device's queue. The arrays are copied on the way there, and nothing that the
+    /// host has to wait for is in the queue before them.
+    fn submit(&mut self, batch: &Batch) -> Result<(), ExecutorError> {
         let rows: Vec<usize> = batch.samples.iter().map(|sample| sample.row).collect();
         if rows.len() > self.spec.max_sequences as usize {
             let message = format!("{} samples, over {}", rows.len(), self.spec.max_sequences);
@@ -185,8 +190,13 @@ impl Executor for CudaExecutor {
             let step = self.step(batch, &rows)?;
             self.model.choose(&step, 0..rows.len()).map_err(lost)?;
         }
-        let greedy = self.model.greedy(rows.len()).map_err(lost)?;
-        let samples = batch.samples.iter().zip(greedy).enumerate();
+        self.samples.clone_from(&batch.samples);
+        Ok(())
+    }
+
+    fn collect(&mut self) -> Result<Vec<Sampled>, ExecutorError> {
+        let greedy = self.model.greedy(self.samples.len()).map_err(lost)?;
+        let samples = self.samples.iter().zip(greedy).enumerate();
         samples.map(|(index, (sample, token))| self.sample(index, token, sample)).collect()
     }
 }

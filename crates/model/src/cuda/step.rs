@@ -15,7 +15,7 @@ const ALIGNMENT: usize = 16;
 
 /// One step: the bytes to upload, and what lies where in them. Where it lies depends on the numbers of rows and tiles only,
 /// so that a captured graph finds the arrays of every step of its size.
-pub(super) struct Step {
+pub struct Step {
     pub(super) bytes: Vec<u8>,
     pub(super) rows: usize,
     pub(super) tokens: Range<usize>,
@@ -42,7 +42,7 @@ pub(super) struct Group {
 impl Step {
     /// A checked batch, of which these rows' logits are wanted. `num_rows` is more than the batch has where it is padded
     /// for a graph; then every span is a single row.
-    pub(super) fn new(
+    pub fn new(
         batch: &Batch,
         wanted: &[usize],
         spec: &ExecutorSpec,
@@ -84,6 +84,11 @@ impl Step {
         let (full, window) = (group(LayerKind::Full), group(LayerKind::Window));
         let tables_start = push(&mut bytes, &tables).start;
         Self { bytes, rows: num_rows, tokens, positions, full, window, wanted, tables_start }
+    }
+
+    /// How much there is to upload.
+    pub fn num_bytes(&self) -> usize {
+        self.bytes.len()
     }
 
     pub(super) fn group(&self, kind: LayerKind) -> &Group {
