@@ -202,7 +202,8 @@ template <typename T>
 T atomicCAS(T* address, T expected, T value) {
     return host::atomic_update(address, [=](T seen) { return seen == expected ? value : seen; });
 }
-inline void __threadfence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+// Every atomic operation here is sequentially consistent, which orders the plain accesses around it.
+inline void __threadfence() {}
 
 template <typename T>
 T min(T a, T b) {
@@ -218,6 +219,9 @@ inline float __logf(float x) { return std::log(x); }
 inline float __fdividef(float x, float y) { return x / y; }
 inline float __fadd_rn(float x, float y) { return x + y; }
 inline float __fmul_rn(float x, float y) { return x * y; }
+inline unsigned long long __umul64hi(unsigned long long x, unsigned long long y) {
+    return static_cast<unsigned long long>(static_cast<unsigned __int128>(x) * y >> 64);
+}
 inline unsigned __float_as_uint(float x) {
     unsigned bits;
     std::memcpy(&bits, &x, 4);

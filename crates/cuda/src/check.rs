@@ -2,7 +2,6 @@
 //!
 //! The tests run the cases on the host device, and the same cases judge a card.
 
-mod argmax;
 mod attention;
 mod embedding;
 mod experts;
@@ -11,6 +10,7 @@ mod linear;
 mod rms_norm;
 mod rope;
 mod router;
+mod sample;
 
 use half::bf16;
 
@@ -59,7 +59,6 @@ impl Case {
 /// The cases of all kernels.
 pub fn all() -> Vec<Case> {
     [
-        argmax::cases(),
         attention::cases(),
         embedding::cases(),
         experts::cases(),
@@ -68,6 +67,7 @@ pub fn all() -> Vec<Case> {
         rms_norm::cases(),
         rope::cases(),
         router::cases(),
+        sample::cases(),
     ]
     .into_iter()
     .flatten()

@@ -2,7 +2,6 @@
 
 #![allow(unsafe_code, reason = "a launch is safe because of the checks before it")]
 
-mod argmax;
 mod attention;
 mod choice;
 mod embedding;
@@ -12,9 +11,9 @@ mod linear;
 mod rms_norm;
 mod rope;
 mod router;
+mod sample;
 pub mod variants;
 
-pub use argmax::{Argmax, NO_TOKEN, argmax};
 pub use attention::{
     Attention, RowTile, Splits, attention_decode, attention_prefill, rows_per_tile,
 };
@@ -25,6 +24,10 @@ pub use linear::{Linear, linear};
 pub use rms_norm::{RmsNorm, rms_norm};
 pub use rope::{Rope, rope};
 pub use router::{GroupRoutes, PADDING, Router, group_routes, router};
+pub use sample::{
+    Adjustment, MAX_ALTERNATIVES, MAX_VOCABULARY, NO_TOKEN, Sample, TokenLogprob, Wish, cuts_bytes,
+    sample, slices_bytes,
+};
 
 use crate::{BufferSlice, Device, DevicePtr, Error, Result};
 

@@ -8,6 +8,7 @@
 use std::ops::Range;
 
 use crate::sampling::SamplingParams;
+use crate::seed::token_seed;
 
 /// A token's index in the model's vocabulary.
 pub type TokenId = u32;
@@ -80,6 +81,13 @@ pub struct Sample {
     pub seed: u64,
     /// Tokens seen so far with their counts; filled only when a penalty needs it.
     pub counts: Vec<TokenCount>,
+}
+
+impl Sample {
+    /// 64 evenly distributed bits, a function of the seed alone.
+    pub fn random_bits(&self) -> u64 {
+        token_seed(self.seed, 0)
+    }
 }
 
 /// How often a token occurs in one sequence.

@@ -4,6 +4,9 @@
 //! made (see [`plan`]). What enters a product, keys and values are bf16; the
 //! residual stream, sums and the softmax are float32.
 
+#[cfg(test)]
+#[cfg(feature = "host-device")]
+mod choices;
 mod forward;
 #[cfg(test)]
 #[cfg(feature = "host-device")]
@@ -12,19 +15,22 @@ mod plan;
 mod step;
 mod synthetic;
 mod weights;
+mod wishes;
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::time::Instant;
 
-use harmonium_cuda::ops::{NO_TOKEN, rows_per_tile};
+use harmonium_cuda::ops::{MAX_ALTERNATIVES, NO_TOKEN, rows_per_tile};
 use harmonium_cuda::{Device, Graph};
-use harmonium_engine::{Batch, Executor, ExecutorError, ExecutorSpec, Sample, Sampled};
+use harmonium_engine::{Batch, Executor, ExecutorError, ExecutorSpec, Logprobs, Sample, Sampled};
 
 use self::forward::Model;
+use self::plan::MAX_ADJUSTMENTS;
 pub use self::plan::{Plan, PlanItem, plan};
-pub use self::step::Step;
+use self::step::Step;
 use self::weights::DeviceWeights;
+use self::wishes::Wishes;
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -69,8 +75,9 @@ impl CudaOptions {
 /// Runs batches on a device.
 pub struct CudaExecutor {
     spec: ExecutorSpec,
-    /// Decode steps by their number of rows, captured when it first occurs. Before the model, whose memory they use.
-    graphs: BTreeMap<usize, Graph>,
+    /// Decode steps by their number of rows and whether a row truncates, captured when that first occurs. Before the
+    /// model, whose memory they use.
+    graphs: BTreeMap<(usize, bool), Graph>,
     model: Model,
     vocab_size: usize,
     num_tokens: usize,
@@ -113,10 +120,10 @@ impl CudaExecutor {
     }
 
     /// Runs a step up to the last norm.
-    fn step(&self, batch: &Batch, wanted: &[usize]) -> Result<Step, ExecutorError> {
+    fn step(&self, batch: &Batch, wanted: &[usize], wishes: Wishes) -> Result<Step, ExecutorError> {
         batch::check(batch, &self.spec).map_err(ExecutorError::Step)?;
         let per_tile = rows_per_tile(self.model.shape());
-        let step = Step::new(batch, wanted, &self.spec, per_tile, batch.tokens.len());
+        let step = Step::new(batch, wanted, wishes, &self.spec, per_tile, batch.tokens.len());
         self.model.run(&step).map_err(lost)?;
         Ok(step)
     }
@@ -127,7 +134,7 @@ impl CudaExecutor {
         batch: &Batch,
         rows: &[usize],
     ) -> Result<Vec<f32>, ExecutorError> {
-        let step = self.step(batch, rows)?;
+        let step = self.step(batch, rows, Wishes::default())?;
         let mut all = Vec::with_capacity(rows.len() * self.vocab_size);
         // There is room for the logits of as many rows as a step has sequences, and a part begins at a multiple of four.
         let together = self.spec.max_sequences as usize / 4 * 4;
@@ -136,16 +143,21 @@ impl CudaExecutor {
         }
         for start in (0..rows.len()).step_by(together) {
             let range = start..rows.len().min(start + together);
-            self.model.choose(&step, range.clone()).map_err(lost)?;
+            self.model.project(&step, range.clone()).map_err(lost)?;
             all.extend(self.model.logits(0..range.len()).map_err(lost)?);
         }
         Ok(all)
     }
 
     /// A step of single rows, replayed from a graph.
-    fn decode(&mut self, batch: &Batch, rows: &[usize]) -> Result<(), ExecutorError> {
-        let step = self.decode_step(batch, rows)?;
-        let graph = match self.graphs.entry(step.rows) {
+    fn decode(
+        &mut self,
+        batch: &Batch,
+        rows: &[usize],
+        wishes: Wishes,
+    ) -> Result<(), ExecutorError> {
+        let step = self.decode_step(batch, rows, wishes)?;
+        let graph = match self.graphs.entry((step.rows, step.truncates)) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => entry.insert(self.model.capture(&step).map_err(lost)?),
         };
@@ -153,21 +165,48 @@ impl CudaExecutor {
     }
 
     /// Uploads a step of single rows, padded to the size of a graph.
-    fn decode_step(&self, batch: &Batch, rows: &[usize]) -> Result<Step, ExecutorError> {
+    fn decode_step(
+        &self,
+        batch: &Batch,
+        rows: &[usize],
+        wishes: Wishes,
+    ) -> Result<Step, ExecutorError> {
         batch::check(batch, &self.spec).map_err(ExecutorError::Step)?;
         let max = self.spec.max_sequences.min(self.spec.max_rows) as usize;
         let size = graph_size(rows.len()).min(max);
-        let step = Step::new(batch, rows, &self.spec, rows_per_tile(self.model.shape()), size);
+        let per_tile = rows_per_tile(self.model.shape());
+        let step = Step::new(batch, rows, wishes, &self.spec, per_tile, size);
         self.model.upload(&step).map_err(lost)?;
         Ok(step)
     }
 
-    fn sample(&self, index: usize, greedy: u32, sample: &Sample) -> Result<Sampled, ExecutorError> {
-        if is_plain(sample) && greedy != NO_TOKEN {
-            return Ok(Sampled { token: greedy, logprobs: None });
+    /// What was chosen for each sample of the last step. The processor chooses for a row that the device has no token for:
+    /// one whose adjustments did not fit, or one that is an error.
+    fn chosen(&self, samples: &[Sample]) -> Result<Vec<Sampled>, ExecutorError> {
+        let tokens = self.model.tokens(samples.len()).map_err(lost)?;
+        let has_logprobs = samples.iter().any(|sample| sample.params.logprobs.is_some());
+        let logprobs = match has_logprobs {
+            true => self.model.logprobs(samples.len()).map_err(lost)?,
+            false => Vec::new(),
+        };
+        let mut logprobs = logprobs.chunks(1 + MAX_ALTERNATIVES);
+        let mut all = Vec::with_capacity(samples.len());
+        for (index, (sample, token)) in samples.iter().zip(tokens).enumerate() {
+            let row = logprobs.next();
+            all.push(if token == NO_TOKEN {
+                let logits = self.model.logits(index..index + 1).map_err(lost)?;
+                sampler::sample(&logits[..self.num_tokens], sample)?
+            } else {
+                let num_top =
+                    sample.params.logprobs.map(|num| usize::from(num).min(self.num_tokens));
+                let logprobs = num_top.zip(row).map(|(num_top, row)| Logprobs {
+                    chosen: row[0].logprob,
+                    top: row[1..=num_top].iter().map(|one| (one.token, one.logprob)).collect(),
+                });
+                Sampled { token, logprobs }
+            });
         }
-        let logits = self.model.logits(index..index + 1).map_err(lost)?;
-        sampler::sample(&logits[..self.num_tokens], sample)
+        Ok(all)
     }
 }
 
@@ -184,20 +223,19 @@ impl Executor for CudaExecutor {
             let message = format!("{} samples, over {}", rows.len(), self.spec.max_sequences);
             return Err(ExecutorError::Step(message));
         }
+        let wishes = Wishes::new(&batch.samples, self.num_tokens, MAX_ADJUSTMENTS);
         if is_decode(batch) {
-            self.decode(batch, &rows)?;
+            self.decode(batch, &rows, wishes)?;
         } else {
-            let step = self.step(batch, &rows)?;
-            self.model.choose(&step, 0..rows.len()).map_err(lost)?;
+            let step = self.step(batch, &rows, wishes)?;
+            self.model.choose(&step).map_err(lost)?;
         }
         self.samples.clone_from(&batch.samples);
         Ok(())
     }
 
     fn collect(&mut self) -> Result<Vec<Sampled>, ExecutorError> {
-        let greedy = self.model.greedy(self.samples.len()).map_err(lost)?;
-        let samples = self.samples.iter().zip(greedy).enumerate();
-        samples.map(|(index, (sample, token))| self.sample(index, token, sample)).collect()
+        self.chosen(&self.samples)
     }
 }
 
@@ -207,7 +245,8 @@ impl Profile for CudaExecutor {
             return Err(ExecutorError::Step("only steps of single rows are profiled".to_owned()));
         }
         let rows: Vec<usize> = (0..batch.tokens.len()).collect();
-        let step = self.decode_step(batch, &rows)?;
+        let wishes = Wishes::new(&batch.samples, self.num_tokens, MAX_ADJUSTMENTS);
+        let step = self.decode_step(batch, &rows, wishes)?;
         let profile = self.model.profile(&step).map_err(lost)?;
         let mut times = profile::Repeats::default();
         for _ in 0..repeats {
@@ -218,6 +257,15 @@ impl Profile for CudaExecutor {
         }
         Ok(times.medians())
     }
+}
+
+/// Builds the arrays that a step of single rows uploads, and says how many bytes they are: what the processor does for such
+/// a step while the device waits, for a benchmark.
+pub fn build_arrays(batch: &Batch, spec: &ExecutorSpec) -> usize {
+    let rows: Vec<usize> = batch.samples.iter().map(|sample| sample.row).collect();
+    let wishes = Wishes::new(&batch.samples, spec.vocab_size as usize, MAX_ADJUSTMENTS);
+    // Single rows need no tiles, whatever their size would be.
+    Step::new(batch, &rows, wishes, spec, 1, rows.len()).bytes.len()
 }
 
 /// Whether every sequence has one row, and every row is wanted.
@@ -234,15 +282,6 @@ fn graph_size(num_rows: usize) -> usize {
         33..=128 => num_rows.next_multiple_of(16),
         _ => num_rows.next_multiple_of(32),
     }
-}
-
-/// Whether the device's own choice is what is wished.
-fn is_plain(sample: &Sample) -> bool {
-    let params = &sample.params;
-    sampler::is_greedy(params)
-        && params.logprobs.is_none()
-        && params.logit_bias.is_empty()
-        && sample.counts.is_empty()
 }
 
 /// A device that failed once is not trusted again.

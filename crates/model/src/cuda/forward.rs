@@ -3,9 +3,10 @@
 use std::ops::Range;
 
 use harmonium_cuda::ops::{
-    Argmax, Attention, Embedding, ExpertWeights, Experts, GroupRoutes, KvShape, Linear, Output,
-    RmsNorm, Rope, Router, Splits, argmax, attention_decode, attention_prefill, embedding, experts,
-    group_routes, linear, rms_norm, rope, router,
+    Attention, Embedding, ExpertWeights, Experts, GroupRoutes, KvShape, Linear, MAX_ALTERNATIVES,
+    Output, RmsNorm, Rope, Router, Sample, Splits, TokenLogprob, attention_decode,
+    attention_prefill, cuts_bytes, embedding, experts, group_routes, linear, rms_norm, rope,
+    router, sample, slices_bytes,
 };
 use harmonium_cuda::{Buffer, BufferSlice, Device, Graph, Profile, Result};
 
@@ -52,6 +53,10 @@ struct Buffers {
     gathered: Buffer,
     logits: Buffer,
     chosen: Buffer,
+    logprobs: Buffer,
+    adjustments: Buffer,
+    slices: Buffer,
+    cuts: Buffer,
     parts: Buffer,
     stats: Buffer,
     inputs: Buffer,
@@ -78,6 +83,10 @@ impl Buffers {
             gathered: alloc(sizes.gathered)?,
             logits: alloc(sizes.logits)?,
             chosen: alloc(sizes.chosen)?,
+            logprobs: alloc(sizes.logprobs)?,
+            adjustments: alloc(sizes.adjustments)?,
+            slices: alloc(sizes.slices)?,
+            cuts: alloc(sizes.cuts)?,
             parts: alloc(sizes.parts)?,
             stats: alloc(sizes.stats)?,
             inputs: alloc(sizes.inputs)?,
@@ -144,14 +153,20 @@ impl Model {
 
     /// Uploads what a step tells the device.
     pub(super) fn upload(&self, step: &Step) -> Result<()> {
-        self.device.upload(&self.buffers.inputs, 0, &step.bytes)
+        self.device.upload(&self.buffers.inputs, 0, &step.bytes)?;
+        if step.adjustments.is_empty() {
+            return Ok(());
+        }
+        let adjustments = bytemuck::cast_slice(&step.adjustments);
+        self.device.upload(&self.buffers.adjustments, 0, adjustments)
     }
 
-    /// A step of single rows, all of them wanted, as a graph that serves every other step of as many rows.
+    /// A step of single rows, all of them wanted, as a graph that serves every other step of as many rows, unless that
+    /// truncates and this does not.
     pub(super) fn capture(&self, step: &Step) -> Result<Graph> {
         self.device.capture(|_| {
             self.forward(step)?;
-            self.choose(step, 0..step.rows)
+            self.choose(step)
         })
     }
 
@@ -159,19 +174,19 @@ impl Model {
     pub(super) fn profile(&self, step: &Step) -> Result<Profile> {
         self.device.profile(|_| {
             self.forward(step)?;
-            self.choose(step, 0..step.rows)
+            self.choose(step)
         })
     }
 
-    /// Logits of rows that were chosen last, `[rows, vocab]`.
+    /// Logits of rows that were projected last, `[rows, vocab]`.
     pub(super) fn logits(&self, rows: Range<usize>) -> Result<Vec<f32>> {
         let row_bytes = self.config.vocab_size as usize * WORD;
         let range = rows.start * row_bytes..rows.end * row_bytes;
         self.device.read(self.buffers.logits.slice(range)?)
     }
 
-    /// Greedy tokens of the rows that were chosen last.
-    pub(super) fn greedy(&self, num_rows: usize) -> Result<Vec<u32>> {
+    /// Tokens of the rows that were chosen for last.
+    pub(super) fn tokens(&self, num_rows: usize) -> Result<Vec<u32>> {
         self.device.read(first(&self.buffers.chosen, num_rows * WORD)?)
     }
 
@@ -180,6 +195,13 @@ impl Model {
     pub(super) fn routes_per_expert(&self) -> Result<Vec<u32>> {
         let offsets = self.device.read::<u32>(self.buffers.offsets.whole())?;
         Ok(offsets.windows(2).map(|pair| pair[1] - pair[0]).collect())
+    }
+
+    /// Log-probabilities of the same rows, `[rows, 1 + MAX_ALTERNATIVES]`: the chosen token's, then those of the best ones,
+    /// as far as they were wished.
+    pub(super) fn logprobs(&self, num_rows: usize) -> Result<Vec<TokenLogprob>> {
+        let row_bytes = (1 + MAX_ALTERNATIVES) * size_of::<TokenLogprob>();
+        self.device.read(first(&self.buffers.logprobs, num_rows * row_bytes)?)
     }
 
     fn forward(&self, step: &Step) -> Result<()> {
@@ -372,13 +394,39 @@ impl Model {
         experts(&self.device, &args)
     }
 
-    /// Computes logits and greedy tokens of some of the wanted rows of the last step. `range` begins at a multiple of
-    /// four and is no longer than there are sequences in a step.
-    pub(super) fn choose(&self, step: &Step, range: Range<usize>) -> Result<()> {
-        let (b, rows) = (&self.buffers, range.len());
-        if rows == 0 {
+    /// Chooses the tokens that follow the wanted rows of the last step.
+    pub(super) fn choose(&self, step: &Step) -> Result<()> {
+        let num_rows = step.wanted.len() / WORD;
+        if num_rows == 0 {
             return Ok(());
         }
+        self.project(step, 0..num_rows)?;
+        let b = &self.buffers;
+        let width = self.config.vocab_size as usize;
+        let num_reported = num_rows * (1 + MAX_ALTERNATIVES);
+        sample(
+            &self.device,
+            &Sample {
+                logits: first(&b.logits, num_rows * width * WORD)?,
+                wishes: b.inputs.slice(step.wishes.clone())?,
+                adjustments: b.adjustments.whole(),
+                tokens: first(&b.chosen, num_rows * WORD)?,
+                logprobs: first(&b.logprobs, num_reported * size_of::<TokenLogprob>())?,
+                slices: first(&b.slices, slices_bytes(num_rows, self.num_tokens))?,
+                cuts: first(&b.cuts, cuts_bytes(num_rows))?,
+                rows: num_rows,
+                width,
+                vocabulary: self.num_tokens,
+                truncates: step.truncates,
+            },
+        )?;
+        self.device.mark("sample")
+    }
+
+    /// Computes logits of some of the wanted rows of the last step. `range` begins at a multiple of four and is no
+    /// longer than there are sequences in a step.
+    pub(super) fn project(&self, step: &Step, range: Range<usize>) -> Result<()> {
+        let (b, rows) = (&self.buffers, range.len());
         let wanted = b.inputs.slice(step.wanted.clone())?;
         let wanted = wanted.slice(range.start * WORD..range.end * WORD)?;
         let (hidden, width) = (self.config.hidden_size as usize, self.config.vocab_size as usize);
@@ -409,11 +457,7 @@ impl Model {
                 outputs: width,
             },
         )?;
-        self.device.mark("logits")?;
-        let tokens = first(&b.chosen, rows * WORD)?;
-        let args = Argmax { logits, tokens, rows, width, vocabulary: self.num_tokens };
-        argmax(&self.device, &args)?;
-        self.device.mark("sample")
+        self.device.mark("logits")
     }
 }
 

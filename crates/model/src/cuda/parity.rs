@@ -5,6 +5,7 @@ use std::sync::Arc;
 use harmonium_cuda::Device;
 use harmonium_engine::{Sample, SamplingParams};
 
+use super::wishes::Wishes;
 use super::{CudaExecutor, CudaOptions};
 use crate::logits::{LogitsMode, logits, median_row_error};
 use crate::parity::{directory, golden, relative_error};
@@ -94,7 +95,7 @@ fn synthetic_tokens_spread_over_the_experts() {
     let device = Device::host().unwrap();
     let executor = CudaExecutor::new(&device, &checkpoint, &options, &|_| ()).unwrap();
     let batch = crate::logits::prefill(&executor.spec, &tokens);
-    executor.step(&batch, &[599]).unwrap();
+    executor.step(&batch, &[599], Wishes::default()).unwrap();
     let routes = executor.model.routes_per_expert().unwrap();
     assert_eq!(routes.iter().sum::<u32>(), 600 * 4);
     let (even, most) = (600 * 4 / 32, *routes.iter().max().unwrap());

@@ -2,7 +2,10 @@
 //!
 //! Pure arithmetic over a config and options, so that it can be asked without a device.
 
-use harmonium_cuda::ops::{HEAD_LEN, KvShape, RowTile, rows_per_tile};
+use harmonium_cuda::ops::{
+    Adjustment, HEAD_LEN, KvShape, MAX_ALTERNATIVES, MAX_VOCABULARY, RowTile, TokenLogprob, Wish,
+    cuts_bytes, rows_per_tile, slices_bytes,
+};
 use harmonium_engine::ExecutorSpec;
 
 use super::CudaOptions;
@@ -20,6 +23,9 @@ pub(super) const DECODE_ROWS: usize = 4;
 /// Blocks that attention of single rows should have at least, two for each processor of an H100.
 const WANTED_BLOCKS: usize = 264;
 const MAX_SPLITS: usize = 64;
+/// Penalized and biased tokens of a step that the device has room for: those of 64 chats of a thousand tokens each. The
+/// processor chooses for rows beyond that.
+pub(super) const MAX_ADJUSTMENTS: usize = 1 << 16;
 /// What the driver, its context and captured graphs take beside what is planned here.
 const RESERVE_BYTES: u64 = 1 << 30;
 /// Every buffer begins at a multiple of this.
@@ -83,6 +89,10 @@ pub(super) struct Sizes {
     pub(super) gathered: usize,
     pub(super) logits: usize,
     pub(super) chosen: usize,
+    pub(super) logprobs: usize,
+    pub(super) adjustments: usize,
+    pub(super) slices: usize,
+    pub(super) cuts: usize,
     pub(super) parts: usize,
     pub(super) stats: usize,
     pub(super) inputs: usize,
@@ -166,6 +176,10 @@ fn check(config: &Config, options: &CudaOptions) -> Result<()> {
     if config.hidden_size > 8192 {
         return refuse("hidden_size", format!("{} is over 8192", config.hidden_size));
     }
+    if config.vocab_size as usize > MAX_VOCABULARY {
+        let message = format!("{} is over {MAX_VOCABULARY}", config.vocab_size);
+        return refuse("vocab_size", message);
+    }
     for (option, number, max) in
         [("max_rows", options.max_rows, 1 << 16), ("max_sequences", options.max_sequences, 1 << 12)]
     {
@@ -242,15 +256,22 @@ fn sizes(config: &Config, options: &CudaOptions, context_len: u32) -> Sizes {
         gathered: sequences * hidden * 2,
         logits: sequences * config.vocab_size as usize * 4,
         chosen: sequences * 4,
+        logprobs: sequences * (1 + MAX_ALTERNATIVES) * size_of::<TokenLogprob>(),
+        adjustments: MAX_ADJUSTMENTS * size_of::<Adjustment>(),
+        slices: slices_bytes(sequences, config.vocab_size as usize),
+        cuts: cuts_bytes(sequences),
         parts: num_parts * HEAD_LEN * 4,
         stats: num_parts * 2 * 4,
-        inputs: (5 * rows + tables) * 4 + 2 * tiles * size_of::<RowTile>() + 4096,
+        inputs: (5 * rows + tables) * 4
+            + sequences * size_of::<Wish>()
+            + 2 * tiles * size_of::<RowTile>()
+            + 4096,
         rotations: context_len as usize * HEAD_LEN * 4,
     }
 }
 
 impl Sizes {
-    fn items(&self) -> [PlanItem; 4] {
+    fn items(&self) -> [PlanItem; 5] {
         let sum = |sizes: &[usize]| sizes.iter().map(|size| aligned(*size as u64)).sum::<u64>();
         [
             PlanItem {
@@ -271,7 +292,11 @@ impl Sizes {
                     self.answers,
                 ]),
             },
-            PlanItem { name: "logits", bytes: sum(&[self.gathered, self.logits, self.chosen]) },
+            PlanItem { name: "logits", bytes: sum(&[self.gathered, self.logits]) },
+            PlanItem {
+                name: "sampling",
+                bytes: sum(&[self.chosen, self.logprobs, self.adjustments, self.slices, self.cuts]),
+            },
             PlanItem { name: "attention's parts", bytes: sum(&[self.parts, self.stats]) },
             PlanItem { name: "inputs and rotations", bytes: sum(&[self.inputs, self.rotations]) },
         ]

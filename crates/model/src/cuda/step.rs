@@ -3,10 +3,11 @@
 use std::ops::Range;
 
 use bytemuck::Pod;
-use harmonium_cuda::ops::{PADDING, RowTile};
+use harmonium_cuda::ops::{Adjustment, PADDING, RowTile, Wish};
 use harmonium_engine::{Batch, ExecutorSpec};
 
 use super::plan::DECODE_ROWS;
+use super::wishes::Wishes;
 use crate::batch::{Table, slots};
 use crate::config::LayerKind;
 
@@ -15,7 +16,7 @@ const ALIGNMENT: usize = 16;
 
 /// One step: the bytes to upload, and what lies where in them. Where it lies depends on the numbers of rows and tiles only,
 /// so that a captured graph finds the arrays of every step of its size.
-pub struct Step {
+pub(super) struct Step {
     pub(super) bytes: Vec<u8>,
     pub(super) rows: usize,
     pub(super) tokens: Range<usize>,
@@ -24,6 +25,12 @@ pub struct Step {
     pub(super) window: Group,
     /// Rows whose logits are wanted.
     pub(super) wanted: Range<usize>,
+    /// How their tokens are chosen.
+    pub(super) wishes: Range<usize>,
+    /// What changes logits before that; uploaded by itself, as most steps have none.
+    pub(super) adjustments: Vec<Adjustment>,
+    /// Whether a choice is between less than all tokens.
+    pub(super) truncates: bool,
     /// Where the block tables begin; nothing comes after them.
     pub(super) tables_start: usize,
 }
@@ -40,11 +47,12 @@ pub(super) struct Group {
 }
 
 impl Step {
-    /// A checked batch, of which these rows' logits are wanted. `num_rows` is more than the batch has where it is padded
-    /// for a graph; then every span is a single row.
-    pub fn new(
+    /// A checked batch, of which these rows' logits are wanted, with a wish for each or none at all. `num_rows` is more
+    /// than the batch has where it is padded for a graph; then every span is a single row.
+    pub(super) fn new(
         batch: &Batch,
         wanted: &[usize],
+        wishes: Wishes,
         spec: &ExecutorSpec,
         rows_per_tile: usize,
         num_rows: usize,
@@ -58,10 +66,13 @@ impl Step {
         let tokens = push(&mut bytes, &padded(&batch.tokens, 0));
         let positions = push(&mut bytes, &padded(&batch.positions, PADDING));
         let mut rows: Vec<u32> = wanted.iter().map(|row| *row as u32).collect();
+        let Wishes { rows: mut wishes, adjustments, truncates } = wishes;
         if num_rows > batch.tokens.len() {
             rows.resize(num_rows, 0);
+            wishes.resize(num_rows, Wish::default());
         }
         let wanted = push(&mut bytes, &rows);
+        let wishes = push(&mut bytes, &wishes);
         let mut tables = Vec::new();
         let mut group = |kind| {
             let mut tiles = Tiles::new(batch, kind, rows_per_tile, &mut tables);
@@ -83,12 +94,19 @@ impl Step {
         };
         let (full, window) = (group(LayerKind::Full), group(LayerKind::Window));
         let tables_start = push(&mut bytes, &tables).start;
-        Self { bytes, rows: num_rows, tokens, positions, full, window, wanted, tables_start }
-    }
-
-    /// How much there is to upload.
-    pub fn num_bytes(&self) -> usize {
-        self.bytes.len()
+        Self {
+            bytes,
+            rows: num_rows,
+            tokens,
+            positions,
+            full,
+            window,
+            wanted,
+            wishes,
+            adjustments,
+            truncates,
+            tables_start,
+        }
     }
 
     pub(super) fn group(&self, kind: LayerKind) -> &Group {
@@ -170,7 +188,7 @@ mod tests {
             window_blocks: vec![4, 2],
             samples: Vec::new(),
         };
-        let step = Step::new(&batch, &[1, 8], &SPEC, 4, 9);
+        let step = Step::new(&batch, &[1, 8], Wishes::default(), &SPEC, 4, 9);
         assert_eq!(read::<u32>(&step, &step.wanted), [1, 8]);
         let tables = step.tables_start..step.bytes.len();
         assert_eq!(read::<u32>(&step, &tables), [5, 6, 7, 1, 4, 2]);
@@ -210,12 +228,15 @@ mod tests {
             window_blocks: vec![block],
             samples: Vec::new(),
         };
-        let step = Step::new(&row(7, 3, 2), &[0], &SPEC, 4, 2);
+        let wishes =
+            |choice| Wishes { rows: vec![Wish { choice, ..Wish::default() }], ..Wishes::default() };
+        let step = Step::new(&row(7, 3, 2), &[0], wishes(Wish::DRAW), &SPEC, 4, 2);
         assert_eq!(read::<u32>(&step, &step.positions), [3, PADDING]);
         assert_eq!(read::<u32>(&step, &step.full.slots), [2 * 16 + 3, u32::MAX]);
         assert_eq!(read::<RowTile>(&step, &step.full.decode)[1], RowTile::default());
         assert_eq!((step.rows, step.full.num_decode), (2, 2));
-        let other = Step::new(&row(9, 14, 5), &[0], &SPEC, 4, 2);
-        assert_eq!((step.tables_start, &step.wanted), (other.tables_start, &other.wanted));
+        assert_eq!(read::<Wish>(&step, &step.wishes)[1].choice, Wish::LEFT_OUT);
+        let other = Step::new(&row(9, 14, 5), &[0], wishes(Wish::GREEDY), &SPEC, 4, 2);
+        assert_eq!((step.tables_start, &step.wishes), (other.tables_start, &other.wishes));
     }
 }
