@@ -72,6 +72,21 @@ fn positions_past_4096_match_transformers() {
 }
 
 #[test]
+fn eight_queries_a_key_and_32_experts_match_transformers() {
+    check("group8", &[LogitsMode::All, LogitsMode::Chunk(16), LogitsMode::DecodeLast(60)]);
+}
+
+#[test]
+fn one_query_a_key_and_all_experts_match_transformers() {
+    check("group1", &[LogitsMode::All, LogitsMode::Chunk(33), LogitsMode::DecodeLast(72)]);
+}
+
+#[test]
+fn two_queries_a_key_and_a_window_of_4_match_transformers() {
+    check("group2", &[LogitsMode::All, LogitsMode::Chunk(7), LogitsMode::DecodeLast(90)]);
+}
+
+#[test]
 fn both_layouts_give_the_same_bits() {
     let (tokens, _) = golden("sharded");
     let run = |name| {

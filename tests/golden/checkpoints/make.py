@@ -1,15 +1,19 @@
 """Makes the small random checkpoints beside this file and the logits transformers computes for them.
 
-Run in a Python with torch, transformers, safetensors and numpy:  python make.py
+Run in a Python with torch, transformers, safetensors and numpy:  python make.py [NAME...]
 
-Weights are random, but larger than any initialization would make them, so that the clamps at 7 bind, routing
-margins vary and attention is peaked; gains, sinks and biases are not trivial either. The reference is
+Weights are random. Those of the peaked checkpoints are larger than any initialization would make them, so that the
+clamps at 7 bind, routing margins vary and attention is peaked. Those of the others are as large as keeps magnitudes
+where training leaves them: scores between query and key have a standard deviation of about 2, what each half of a
+layer adds one of about 1, logits one of 3, and 1 to 6 in 100 values reach the clamps at 7; their tokens are such that
+no two experts nearly tie for the last place. Gains, sinks and biases are trivial in neither. The reference is
 transformers in float32 with eager attention, reading the very files written here (its own MXFP4 decoder
 included). `golden.safetensors` holds `tokens` and `logits`, the latter for the last positions only.
 `original` is `sharded` once more in the other layout, so the two must agree bit for bit.
 """
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +22,8 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, Mxfp4Config
 
 HERE = Path(__file__).parent
+# Of the router's logits, whose standard deviation is 1.5.
+MARGIN = 0.05
 # Name: shape, number of tokens, positions kept.
 CASES = {
     "sharded": (dict(layers=4, hidden=64, inner=64, heads=4, kv=2, dim=32, experts=8, top=2,
@@ -28,6 +34,12 @@ CASES = {
                        window=128, vocab=256), 300, 64),
     "long": (dict(layers=2, hidden=64, inner=32, heads=2, kv=1, dim=64, experts=4, top=4,
                   window=128, vocab=128), 4200, 16),
+    "group8": (dict(layers=2, hidden=32, inner=32, heads=8, kv=1, dim=64, experts=32, top=4,
+                    window=16, vocab=128, peaked=False), 120, 60),
+    "group1": (dict(layers=2, hidden=96, inner=64, heads=2, kv=2, dim=64, experts=2, top=2,
+                    window=128, vocab=96, peaked=False), 200, 72),
+    "group2": (dict(layers=3, hidden=32, inner=64, heads=4, kv=2, dim=64, experts=8, top=2,
+                    window=4, vocab=128, peaked=False), 90, 90),
 }
 
 
@@ -59,9 +71,25 @@ def config(c):
     return out
 
 
+def spreads(c):
+    """Standard deviations of the dense weights, and the exponents of the experts' scales."""
+    if c.get("peaked", True):
+        return dict(qkv=0.15, out=0.15, router=0.3, head=0.2, up=(123, 126), down=(119, 123))
+
+    def exponents(wanted):
+        # The sixteen values of MXFP4 have a root mean square of 2.9, and two neighbouring scales of 1.6.
+        low = 127 + round(np.log2(wanted / 2.9 / 1.6))
+        return low, low + 1
+
+    h = c["hidden"] ** -0.5
+    return dict(qkv=h, out=2 * (c["heads"] * c["dim"]) ** -0.5, router=1.5 * h, head=3 * h,
+                up=exponents(2.5 * h), down=exponents(0.2 * c["inner"] ** -0.5))
+
+
 def weights(c, seed):
     """Tensors by their Hugging Face names."""
     g = np.random.default_rng(seed)
+    std = spreads(c)
 
     def normal(*shape, std, mean=0.0):
         return torch.from_numpy(g.normal(mean, std, shape).astype(np.float32)).bfloat16()
@@ -79,18 +107,18 @@ def weights(c, seed):
     for i in range(c["layers"]):
         p = f"model.layers.{i}"
         out[f"{p}.input_layernorm.weight"] = normal(h, mean=1.0, std=0.3)
-        for name, rows, cols, std in [("q_proj", q, h, 0.15), ("k_proj", kv, h, 0.15),
-                                      ("v_proj", kv, h, 0.15), ("o_proj", h, q, 0.15)]:
-            out[f"{p}.self_attn.{name}.weight"] = normal(rows, cols, std=std)
+        for name, rows, cols, kind in [("q_proj", q, h, "qkv"), ("k_proj", kv, h, "qkv"),
+                                       ("v_proj", kv, h, "qkv"), ("o_proj", h, q, "out")]:
+            out[f"{p}.self_attn.{name}.weight"] = normal(rows, cols, std=std[kind])
             out[f"{p}.self_attn.{name}.bias"] = normal(rows, std=0.3)
         out[f"{p}.self_attn.sinks"] = normal(c["heads"], std=1.5)
         out[f"{p}.post_attention_layernorm.weight"] = normal(h, mean=1.0, std=0.3)
-        out[f"{p}.mlp.router.weight"] = normal(c["experts"], h, std=0.3)
+        out[f"{p}.mlp.router.weight"] = normal(c["experts"], h, std=std["router"])
         out[f"{p}.mlp.router.bias"] = normal(c["experts"], std=0.5)
-        out |= mxfp4(f"{p}.mlp.experts.gate_up_proj", 2 * c["inner"], h, 123, 126)
-        out |= mxfp4(f"{p}.mlp.experts.down_proj", h, c["inner"], 119, 123)
+        out |= mxfp4(f"{p}.mlp.experts.gate_up_proj", 2 * c["inner"], h, *std["up"])
+        out |= mxfp4(f"{p}.mlp.experts.down_proj", h, c["inner"], *std["down"])
     out["model.norm.weight"] = normal(h, mean=1.0, std=0.3)
-    out["lm_head.weight"] = normal(c["vocab"], h, std=0.2)
+    out["lm_head.weight"] = normal(c["vocab"], h, std=std["head"])
     return out
 
 
@@ -148,23 +176,58 @@ def write_original(c, tensors):
     save_file(out, directory / "model.safetensors")
 
 
-def reference(directory, tokens):
+def load(directory):
     model = AutoModelForCausalLM.from_pretrained(
         directory, dtype=torch.float32, attn_implementation="eager",
         quantization_config=Mxfp4Config(dequantize=True)).eval()
     assert all(p.dtype == torch.float32 for p in model.parameters())
+    return model
+
+
+def reference(model, tokens):
     with torch.no_grad():
         return model(torch.tensor([tokens]), use_cache=False).logits[0]
 
 
+def clearly_routed(model, c, num_tokens, g):
+    """Random tokens, each passed over that would bring two experts within MARGIN of a tie for the last place: there
+    any rounding decides, and one row of many is far off."""
+    margins = []
+
+    def note(router, inputs, _):
+        last = inputs[0].reshape(-1, c["hidden"])[-1]
+        logits = torch.sort(router.weight @ last + router.bias, descending=True).values
+        margins.append((logits[c["top"] - 1:-1] - logits[c["top"]:])[:1])
+
+    hooks = [layer.mlp.router.register_forward_hook(note) for layer in model.model.layers]
+    tokens = []
+    while len(tokens) < num_tokens:
+        margins.clear()
+        candidate = tokens + [int(g.integers(0, c["vocab"]))]
+        reference(model, candidate)
+        if torch.all(torch.cat(margins) > MARGIN):
+            tokens = candidate
+    for hook in hooks:
+        hook.remove()
+    return tokens
+
+
 def main():
+    """Makes those that are named, or all."""
     for seed, (name, (c, num_tokens, kept)) in enumerate(CASES.items(), start=1):
+        if sys.argv[1:] and name not in sys.argv[1:]:
+            continue
         directory = HERE / name
         tensors = weights(c, seed)
         write_config(directory, config(c))
         write_hugging_face(name, tensors)
-        tokens = np.random.default_rng(seed + 100).integers(0, c["vocab"], num_tokens).tolist()
-        logits = reference(directory, tokens)[-kept:].contiguous()
+        model = load(directory)
+        g = np.random.default_rng(seed + 100)
+        if c.get("peaked", True):
+            tokens = g.integers(0, c["vocab"], num_tokens).tolist()
+        else:
+            tokens = clearly_routed(model, c, num_tokens, g)
+        logits = reference(model, tokens)[-kept:].contiguous()
         golden = {"tokens": torch.tensor(tokens, dtype=torch.int32), "logits": logits}
         save_file(golden, directory / "golden.safetensors")
         print(name, tuple(logits.shape), "standard deviation", round(logits.std().item(), 3))
