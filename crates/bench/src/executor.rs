@@ -207,6 +207,7 @@ impl Layout {
                     full_blocks: 0..num_blocks as usize,
                     window_blocks: 0..window_blocks.len(),
                     window_first_block: first_block,
+                    adapter: None,
                 }],
                 full_blocks: (0..num_blocks).collect(),
                 window_blocks,
@@ -242,6 +243,7 @@ impl Layout {
                 full_blocks: full_start..batch.full_blocks.len(),
                 window_blocks: window_start..batch.window_blocks.len(),
                 window_first_block: first_block,
+                adapter: None,
             });
             batch.samples.push(sample(row));
         }

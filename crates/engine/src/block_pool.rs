@@ -158,13 +158,13 @@ mod tests {
         let mut pool = BlockPool::new(3);
         let (cached, _) = pool.allocate();
         let (plain, _) = pool.allocate();
-        pool.set_content(cached, ContentId::new(7));
+        pool.set_content(cached, ContentId::Cached(7));
         pool.release(cached);
         pool.release(plain);
         assert_eq!(pool.free_blocks(), [plain, 2, cached]);
         assert_eq!(pool.allocate(), (plain, None));
         assert_eq!(pool.allocate(), (2, None));
-        assert_eq!(pool.allocate(), (cached, Some(ContentId::new(7))));
+        assert_eq!(pool.allocate(), (cached, Some(ContentId::Cached(7))));
     }
 
     #[test]
@@ -172,7 +172,7 @@ mod tests {
         let mut pool = BlockPool::new(2);
         for content in [1, 2] {
             let (id, _) = pool.allocate();
-            pool.set_content(id, ContentId::new(content));
+            pool.set_content(id, ContentId::Cached(content));
         }
         pool.release(0);
         pool.release(1);
@@ -214,7 +214,7 @@ mod tests {
                     1 => { pool.acquire(id); *count += 1; }
                     2 if *count > 0 => { pool.release(id); *count -= 1; }
                     3 if *count > 0 && pool.block(id).content.is_none() => {
-                        pool.set_content(id, ContentId::new(next_content));
+                        pool.set_content(id, ContentId::Cached(next_content));
                         next_content += 1;
                     }
                     4 if *count == 0 => pool.clear_content(id),

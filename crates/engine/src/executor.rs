@@ -16,6 +16,11 @@ pub type TokenId = u32;
 /// Index of one physical block inside its group's pool.
 pub type BlockId = u32;
 
+/// One of the executor's adapters, by its index: a change of the model that some sequences are run
+/// with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct AdapterId(pub u32);
+
 /// What an executor can hold and run, fixed when it is made. The engine plans within these bounds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExecutorSpec {
@@ -35,6 +40,8 @@ pub struct ExecutorSpec {
     pub max_rows: u32,
     /// Most sequences of one step.
     pub max_sequences: u32,
+    /// Adapters it has; ids are below it.
+    pub num_adapters: u32,
 }
 
 /// The flat arrays of one step. Rows of one sequence are contiguous and in position order.
@@ -67,6 +74,9 @@ pub struct Span {
     pub window_blocks: Range<usize>,
     /// Index, in blocks of positions, of the first entry that is still held.
     pub window_first_block: u32,
+    /// What the model is changed by for its rows; `None` is the model itself. The same in all steps
+    /// of a sequence.
+    pub adapter: Option<AdapterId>,
 }
 
 /// A wish for the token that follows one row.

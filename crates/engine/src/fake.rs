@@ -4,18 +4,19 @@
 //! It keeps real block pools. Each row writes its token, position and a digest of everything before
 //! it into the slot its block table names, and each step then reads back all that its rows may see,
 //! through the tables: a block that was freed too early, shared wrongly or written twice ends the
-//! run with [`ExecutorError::Fatal`] naming the position. The default answers depend on every token
-//! before them, so that a prefix taken from the wrong prompt shows as a wrong answer. It behaves as a
-//! device does that works beside its caller: a step takes its time from `submit` on, and nothing of
-//! it is done, seen or wrong before `collect`. HTTP, scheduler and load tests use it; timing and
-//! faults can be set.
+//! run with [`ExecutorError::Fatal`] naming the position. The default answers depend on the adapter
+//! and on every token before them, so that a prefix taken from the wrong prompt or computed with the
+//! wrong adapter shows as a wrong answer. It behaves as a device does that works beside its caller: a
+//! step takes its time from `submit` on, and nothing of it is done, seen or wrong before `collect`.
+//! HTTP, scheduler and load tests use it; timing and faults can be set.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::executor::{
-    Batch, BlockId, Executor, ExecutorError, ExecutorSpec, Logprobs, Sample, Sampled, Span, TokenId,
+    AdapterId, Batch, BlockId, Executor, ExecutorError, ExecutorSpec, Logprobs, Sample, Sampled,
+    Span, TokenId,
 };
 use crate::request::Request;
 use crate::sampling::SamplingParams;
@@ -33,13 +34,17 @@ pub fn spec() -> ExecutorSpec {
         num_window_blocks: 1024,
         max_rows: 512,
         max_sequences: 64,
+        num_adapters: 0,
     }
 }
 
 /// The answer that a [`FakeExecutor`] without a script gives to `request`, stop tokens not
 /// considered.
 pub fn predict(request: &Request, num_tokens: usize, vocab_size: u32) -> Vec<TokenId> {
-    let mut digest = request.prompt.iter().fold(0, |digest, &token| extend_digest(digest, token));
+    let mut digest = request
+        .prompt
+        .iter()
+        .fold(empty_digest(request.adapter), |digest, &token| extend_digest(digest, token));
     (0..num_tokens)
         .map(|index| {
             let seed = token_seed(request.seed, index);
@@ -168,7 +173,7 @@ impl FakeExecutor {
                 return Err(format!("row {row} has token {token} outside of the vocabulary"));
             }
             let before = match position.checked_sub(1) {
-                None => 0,
+                None => empty_digest(span.adapter),
                 Some(previous) => self.full.read(tables.full, 0, previous)?.digest,
             };
             let digest = extend_digest(before, token);
@@ -188,7 +193,7 @@ impl FakeExecutor {
             return Err(format!("a span has the positions {positions:?}"));
         }
         let first_in_window = (first + 1).saturating_sub(self.spec.window);
-        let mut digest = 0;
+        let mut digest = empty_digest(span.adapter);
         for position in 0..=last {
             let slot = self.full.read(tables.full, 0, position)?;
             digest = extend_digest(digest, slot.token);
@@ -222,6 +227,9 @@ impl FakeExecutor {
                 return Err(format!("rows {:?} do not follow row {next_row}", span.rows));
             }
             next_row = span.rows.end;
+            if span.adapter.is_some_and(|AdapterId(id)| id >= self.spec.num_adapters) {
+                return Err(format!("there is no {:?}", span.adapter));
+            }
         }
         if next_row != num_rows || num_rows == 0 {
             return Err(format!("spans cover {next_row} of {num_rows} rows"));
@@ -328,7 +336,7 @@ impl<'a> Tables<'a> {
 struct Slot {
     position: u32,
     token: TokenId,
-    /// Of all tokens up to this one.
+    /// Of the adapter and all tokens up to this one.
     digest: u64,
     /// When it was written.
     step: u64,
@@ -384,6 +392,11 @@ impl Pool {
     }
 }
 
+/// Before the first token.
+fn empty_digest(adapter: Option<AdapterId>) -> u64 {
+    adapter.map_or(0, |AdapterId(id)| mix(u64::from(id) + 1))
+}
+
 fn extend_digest(digest: u64, token: TokenId) -> u64 {
     mix(digest ^ (u64::from(token) + 1))
 }
@@ -410,6 +423,7 @@ mod tests {
                 full_blocks: 0..full.len(),
                 window_blocks: 0..window.len(),
                 window_first_block: 0,
+                adapter: None,
             }],
             full_blocks: full.to_vec(),
             window_blocks: window.to_vec(),
@@ -457,6 +471,24 @@ mod tests {
         check_broken(&mut executor, &batch(&[6], 5, &[2, 1], &[2, 1]), broken);
         let broken = "window position 0 differs from the full one";
         check_broken(&mut executor, &batch(&[6], 5, &[0, 1], &[2, 1]), broken);
+    }
+
+    #[test]
+    fn what_another_adapter_computed_is_noticed() {
+        let mut executor = FakeExecutor::new(small_spec());
+        let with = |adapter, mut batch: Batch| {
+            batch.spans[0].adapter = adapter;
+            batch
+        };
+        let [first, second] = [0, 1].map(|id| Some(AdapterId(id)));
+        executor.run(&with(first, batch(&[1, 2, 3, 4], 0, &[0], &[0]))).unwrap();
+        let next = batch(&[5], 4, &[0, 1], &[0, 1]);
+        let broken = "full position 0 does not follow from those before";
+        check_broken(&mut executor, &next, broken);
+        check_broken(&mut executor, &with(second, next.clone()), broken);
+        executor.run(&with(first, next.clone())).unwrap();
+        let none = Some(AdapterId(2));
+        check_broken(&mut executor, &with(none, next), "there is no Some(AdapterId(2))");
     }
 
     #[test]

@@ -12,7 +12,7 @@
 use std::collections::VecDeque;
 
 use crate::block_pool::BlockPool;
-use crate::executor::{BlockId, ExecutorSpec, TokenId};
+use crate::executor::{AdapterId, BlockId, ExecutorSpec, TokenId};
 use crate::prefix_cache::{ContentId, Hit, PrefixCache};
 
 /// Longest sequence that one executor can serve: its context, or less if its pools hold less.
@@ -43,20 +43,27 @@ pub(crate) struct BlockTables {
     pub(crate) window: VecDeque<BlockId>,
     /// How many blocks of the sequence the window has left behind.
     pub(crate) window_first_block: usize,
+    /// The empty prefix from which its content follows.
+    root: ContentId,
     /// Blocks of the sequence that are in the prefix tree, and the content of the last of them.
     num_cached_blocks: usize,
     last_content: ContentId,
 }
 
 impl BlockTables {
-    /// Holds nothing.
-    pub(crate) fn new() -> Self {
+    /// Holds nothing yet, and then what is computed with this adapter.
+    pub(crate) fn new(adapter: Option<AdapterId>) -> Self {
+        Self::empty(ContentId::Root(adapter))
+    }
+
+    fn empty(root: ContentId) -> Self {
         Self {
             full: Vec::new(),
             window: VecDeque::new(),
             window_first_block: 0,
+            root,
             num_cached_blocks: 0,
-            last_content: ContentId::ROOT,
+            last_content: root,
         }
     }
 
@@ -121,8 +128,8 @@ impl KvCache {
         let num_blocks = tokens.len().div_ceil(self.block_size);
         let cacheable = tokens[..tokens.len() - 1].chunks_exact(self.block_size);
         let hit = match &self.prefixes {
-            Some(prefixes) => prefixes.find(cacheable, self.num_window_blocks),
-            None => Hit::none(),
+            Some(prefixes) => prefixes.find(tables.root, cacheable, self.num_window_blocks),
+            None => Hit::none(tables.root),
         };
         let num_free_in = |pool: &BlockPool, blocks: &[BlockId]| {
             blocks.iter().filter(|&&id| pool.is_free(id)).count()
@@ -193,7 +200,8 @@ impl KvCache {
     /// Takes everything back. What is cached stays findable; the end of a sequence is reused before
     /// its beginning, which more prompts have in common.
     pub(crate) fn release(&mut self, tables: &mut BlockTables) {
-        let BlockTables { full, window, .. } = std::mem::replace(tables, BlockTables::new());
+        let empty = BlockTables::empty(tables.root);
+        let BlockTables { full, window, .. } = std::mem::replace(tables, empty);
         full.into_iter().rev().for_each(|id| self.full.release(id));
         window.into_iter().rev().for_each(|id| self.window.release(id));
     }
@@ -282,7 +290,15 @@ mod tests {
 
     /// Computes `tokens` in one step and returns what is held then.
     fn compute(cache: &mut KvCache, tokens: &[TokenId]) -> (BlockTables, usize) {
-        let mut tables = BlockTables::new();
+        compute_with(cache, None, tokens)
+    }
+
+    fn compute_with(
+        cache: &mut KvCache,
+        adapter: Option<AdapterId>,
+        tokens: &[TokenId],
+    ) -> (BlockTables, usize) {
+        let mut tables = BlockTables::new(adapter);
         let num_cached = cache.admit(&mut tables, tokens, 0).expect("there is room");
         cache.extend(&mut tables, tokens.len());
         cache.advance(&mut tables, tokens, tokens.len());
@@ -319,6 +335,22 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_shared_between_adapters() {
+        let mut cache = KvCache::new(&small_spec(), true);
+        let tokens = prompt(1, 33);
+        for num_cached in [0, 32] {
+            for adapter in [None, Some(AdapterId(0)), Some(AdapterId(1))] {
+                let (mut tables, found) = compute_with(&mut cache, adapter, &tokens);
+                assert_eq!(found, num_cached, "{adapter:?}");
+                // What was released is taken again for the same adapter.
+                cache.release(&mut tables);
+                assert_eq!(cache.admit(&mut tables, &tokens, 0), Some(32), "{adapter:?}");
+                cache.release(&mut tables);
+            }
+        }
+    }
+
+    #[test]
     fn nothing_is_shared_when_the_prefix_cache_is_off() {
         let mut cache = KvCache::new(&small_spec(), false);
         let tokens = prompt(1, 33);
@@ -339,7 +371,7 @@ mod tests {
     fn a_hit_brings_the_window_blocks_before_it() {
         let mut cache = KvCache::new(&small_spec(), true);
         compute_and_release(&mut cache, &prompt(1, 33));
-        let mut tables = BlockTables::new();
+        let mut tables = BlockTables::new(None);
         assert_eq!(cache.admit(&mut tables, &prompt(1, 33), 0), Some(32));
         // Position 32 sees 25 .. 32: blocks 6 and 7 from the cache, block 8 to come.
         assert_eq!((tables.window_first_block, tables.window.len()), (6, 2));
@@ -365,7 +397,7 @@ mod tests {
     fn equal_blocks_that_are_computed_side_by_side_are_kept_once() {
         let mut cache = KvCache::new(&small_spec(), true);
         let tokens = prompt(1, 9);
-        let mut both = [BlockTables::new(), BlockTables::new()];
+        let mut both = [BlockTables::new(None), BlockTables::new(None)];
         for tables in &mut both {
             assert_eq!(cache.admit(tables, &tokens, 0), Some(0));
             cache.extend(tables, 9);
@@ -396,7 +428,7 @@ mod tests {
         let tokens = prompt(1, 16);
         compute_and_release(&mut cache, &tokens);
         let longer = prompt(1, 17);
-        let mut tables = BlockTables::new();
+        let mut tables = BlockTables::new(None);
         assert_eq!(cache.admit(&mut tables, &longer, 0), None);
         assert_eq!(cache.admit(&mut tables, &tokens, 1), None);
         cache.assert_held_by(std::iter::empty());
@@ -410,7 +442,7 @@ mod tests {
         let tokens = prompt(1, 16);
         compute_and_release(&mut cache, &tokens);
         // 2 from the cache, 1 for the row, and what is to be spared.
-        let mut tables = BlockTables::new();
+        let mut tables = BlockTables::new(None);
         assert_eq!(cache.admit(&mut tables, &tokens, 2), None);
         assert_eq!(cache.admit(&mut tables, &tokens, 1), Some(12));
         assert_eq!(cache.window().num_free(), 2);

@@ -39,8 +39,8 @@ mod testing;
 mod validate;
 
 pub use executor::{
-    Batch, BlockId, Executor, ExecutorError, ExecutorSpec, Logprobs, Sample, Sampled, Span,
-    TokenCount, TokenId,
+    AdapterId, Batch, BlockId, Executor, ExecutorError, ExecutorSpec, Logprobs, Sample, Sampled,
+    Span, TokenCount, TokenId,
 };
 pub use handle::{EngineConfig, Handle, TokenStream, start};
 pub use request::{EngineError, Event, FinishReason, Request};

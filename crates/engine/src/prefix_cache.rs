@@ -1,10 +1,11 @@
 //! Which prefixes of earlier sequences are still in the pools: a tree of block contents.
 //!
 //! A content is one block's tokens after one certain content before it, so a path from the root
-//! spells a prefix. A step down the tree compares the block's tokens themselves, and a content's id
-//! is never given out twice: two different prompts cannot be taken for one another, whatever their
-//! hashes. Each content has its block in the full group, and lives as long as that; its block in
-//! the window group may be reused earlier.
+//! spells a prefix. The model and each of its adapters have a root of their own, for what they
+//! compute of the same tokens differs. A step down the tree compares the block's tokens themselves,
+//! and a content's id is never given out twice: two different prompts cannot be taken for one
+//! another, whatever their hashes. Each content has its block in the full group, and lives as long
+//! as that; its block in the window group may be reused earlier.
 //!
 //! The tree remembers block ids and nothing else about the pools; [`crate::kv_cache`] keeps both in
 //! step.
@@ -12,20 +13,15 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::executor::{BlockId, TokenId};
+use crate::executor::{AdapterId, BlockId, TokenId};
 
-/// Identity of one cached content; never reused.
+/// Identity of one prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct ContentId(u64);
-
-impl ContentId {
-    /// The empty prefix, the parent of every sequence's first block.
-    pub(crate) const ROOT: Self = Self(0);
-
-    #[cfg(test)]
-    pub(crate) fn new(id: u64) -> Self {
-        Self(id)
-    }
+pub(crate) enum ContentId {
+    /// The empty one, the parent of the first block of every sequence with this adapter.
+    Root(Option<AdapterId>),
+    /// One that ends with a cached content; never reused.
+    Cached(u64),
 }
 
 /// The tree of all contents.
@@ -60,22 +56,22 @@ pub(crate) struct Hit {
 
 impl Hit {
     /// No prefix at all.
-    pub(crate) fn none() -> Self {
-        let last_content = ContentId::ROOT;
-        Self { full_blocks: Vec::new(), window_blocks: Vec::new(), last_content }
+    pub(crate) fn none(root: ContentId) -> Self {
+        Self { full_blocks: Vec::new(), window_blocks: Vec::new(), last_content: root }
     }
 }
 
 impl PrefixCache {
-    /// The longest prefix of `blocks` (the tokens of one block each) whose last `num_window_blocks`
-    /// blocks, or all if it is shorter, are in the window group as well.
+    /// The longest prefix of `blocks` (the tokens of one block each) from `root` whose last
+    /// `num_window_blocks` blocks, or all if it is shorter, are in the window group as well.
     pub(crate) fn find<'a>(
         &self,
+        root: ContentId,
         blocks: impl Iterator<Item = &'a [TokenId]>,
         num_window_blocks: usize,
     ) -> Hit {
         let mut path: Vec<(ContentId, &Content)> = Vec::new();
-        let mut parent = ContentId::ROOT;
+        let mut parent = root;
         let mut hit_len = 0;
         // Blocks at the end of the path that are in the window group.
         let mut window_len = 0;
@@ -97,7 +93,7 @@ impl PrefixCache {
                 .iter()
                 .map(|(_, content)| content.window_block.expect("the hit ends in window blocks"))
                 .collect(),
-            last_content: path.last().map_or(ContentId::ROOT, |&(id, _)| id),
+            last_content: path.last().map_or(root, |&(id, _)| id),
         }
     }
 
@@ -114,7 +110,7 @@ impl PrefixCache {
         full_block: BlockId,
     ) -> ContentId {
         self.last_id += 1;
-        let id = ContentId(self.last_id);
+        let id = ContentId::Cached(self.last_id);
         let tokens: Arc<[TokenId]> = tokens.into();
         let twin = self.children.entry(parent).or_default().insert(Arc::clone(&tokens), id);
         assert!(twin.is_none(), "a content is inserted twice");
@@ -162,11 +158,13 @@ impl PrefixCache {
 mod tests {
     use super::*;
 
+    const ROOT: ContentId = ContentId::Root(None);
+
     /// A chain of one-token blocks 1, 2, 3, ... whose window blocks are there where `window` says
     /// so.
     fn chain(window: &[bool]) -> PrefixCache {
         let mut cache = PrefixCache::default();
-        let mut parent = ContentId::ROOT;
+        let mut parent = ROOT;
         for (block, &has_window) in (0..).zip(window) {
             parent = cache.insert(parent, &[block + 1], block);
             cache.set_window_block(parent, has_window.then_some(block + 100));
@@ -176,7 +174,7 @@ mod tests {
 
     fn check(window: &[bool], num_window_blocks: usize, hit_len: u32, window_blocks: &[BlockId]) {
         let tokens = [1, 2, 3, 4, 5, 6];
-        let hit = chain(window).find(tokens.chunks(1), num_window_blocks);
+        let hit = chain(window).find(ROOT, tokens.chunks(1), num_window_blocks);
         assert_eq!(hit.full_blocks, (0..hit_len).collect::<Vec<_>>());
         assert_eq!(hit.window_blocks, window_blocks);
     }
@@ -195,18 +193,31 @@ mod tests {
     #[test]
     fn equal_tokens_after_different_prefixes_are_different_contents() {
         let mut cache = PrefixCache::default();
-        let a = cache.insert(ContentId::ROOT, &[1], 0);
-        let b = cache.insert(ContentId::ROOT, &[2], 1);
+        let a = cache.insert(ROOT, &[1], 0);
+        let b = cache.insert(ROOT, &[2], 1);
         let after_a = cache.insert(a, &[9], 2);
         assert_eq!(cache.child(a, &[9]), Some(after_a));
         assert_eq!(cache.child(b, &[9]), None);
-        assert_eq!(cache.child(ContentId::ROOT, &[9]), None);
+        assert_eq!(cache.child(ROOT, &[9]), None);
+    }
+
+    #[test]
+    fn a_prefix_of_one_adapter_is_none_of_another() {
+        let mut cache = chain(&[true, true]);
+        let roots = [Some(AdapterId(0)), Some(AdapterId(1))].map(ContentId::Root);
+        cache.insert(roots[0], &[1], 9);
+        let hits = [ROOT, roots[0], roots[1]].map(|root| cache.find(root, [1, 2].chunks(1), 0));
+        assert_eq!(
+            hits.each_ref().map(|hit| hit.full_blocks.clone()),
+            [vec![0, 1], vec![9], vec![]]
+        );
+        assert_eq!(hits[2], Hit::none(roots[1]));
     }
 
     #[test]
     fn a_removed_content_leaves_nothing_behind() {
         let mut cache = chain(&[true, true]);
-        let first = cache.child(ContentId::ROOT, &[1]).unwrap();
+        let first = cache.child(ROOT, &[1]).unwrap();
         let second = cache.child(first, &[2]).unwrap();
         assert_eq!(cache.remove(second), Some(101));
         assert_eq!(cache.remove(first), Some(100));

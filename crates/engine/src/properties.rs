@@ -1,5 +1,6 @@
 //! Property tests of the whole scheduler: random arrivals and cancellations, between steps and
-//! while one is under way, shortages and failing steps, over bounds from roomy to absurd. [`crate::fake::FakeExecutor`] checks every position
+//! while one is under way, shortages and failing steps, with and without adapters, over bounds from
+//! roomy to absurd. [`crate::fake::FakeExecutor`] checks every position
 //! that a row may see, and [`SteppedEngine`] every block after every step; here is what callers may
 //! rely on.
 
@@ -7,7 +8,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use crate::executor::{ExecutorSpec, TokenId};
+use crate::executor::{AdapterId, ExecutorSpec, TokenId};
 use crate::fake::{FakeExecutor, Fault, predict};
 use crate::handle::{EngineConfig, TokenStream, start};
 use crate::request::{EngineError, FinishReason, Request};
@@ -16,6 +17,7 @@ use crate::testing::{Answer, PATIENCE, SteppedEngine, read};
 
 const STOP: TokenId = 0;
 const VOCAB_SIZE: u32 = 11;
+const NUM_ADAPTERS: u32 = 2;
 
 #[derive(Debug, Clone)]
 enum Move {
@@ -38,11 +40,12 @@ fn specs() -> impl Strategy<Value = ExecutorSpec> {
             num_window_blocks,
             max_rows,
             max_sequences,
+            num_adapters: NUM_ADAPTERS,
         }
     })
 }
 
-/// Prompts that often have a beginning in common.
+/// Prompts that often have a beginning in common, for the model and its adapters.
 fn requests() -> impl Strategy<Value = Request> {
     let prompts = (0..3_u32, 0..16_u32, prop::collection::vec(1..4_u32, 1..6)).prop_map(
         |(family, shared_len, tail)| {
@@ -50,12 +53,13 @@ fn requests() -> impl Strategy<Value = Request> {
             shared.chain(tail).collect::<Vec<_>>()
         },
     );
-    (prompts, 1..20_u32, any::<bool>(), 0..3_u64, any::<bool>()).prop_map(
-        |(prompt, max_tokens, greedy, seed, ignore_stop)| {
+    let adapters = prop::option::of((0..NUM_ADAPTERS).prop_map(AdapterId));
+    (prompts, adapters, 1..20_u32, any::<bool>(), 0..3_u64, any::<bool>()).prop_map(
+        |(prompt, adapter, max_tokens, greedy, seed, ignore_stop)| {
             let temperature = if greedy { 0.0 } else { 1.0 };
             let sampling = Arc::new(SamplingParams { temperature, ..SamplingParams::default() });
             let stop_tokens = Arc::new([STOP]);
-            Request { prompt, max_tokens, sampling, seed, stop_tokens, ignore_stop }
+            Request { prompt, adapter, max_tokens, sampling, seed, stop_tokens, ignore_stop }
         },
     )
 }

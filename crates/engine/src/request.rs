@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::executor::{Logprobs, TokenId};
+use crate::executor::{AdapterId, Logprobs, TokenId};
 use crate::sampling::SamplingParams;
 
 /// One generation. Checked by [`crate::Handle::submit`] against the executor's bounds.
@@ -10,6 +10,8 @@ use crate::sampling::SamplingParams;
 pub struct Request {
     /// The rendered prompt; at least one token.
     pub prompt: Vec<TokenId>,
+    /// The adapter that answers, one of the executor's; `None` is the model itself.
+    pub adapter: Option<AdapterId>,
     /// Most tokens to generate, at least 1. Prompt and answer together stay within the context.
     pub max_tokens: u32,
     /// How to choose tokens.

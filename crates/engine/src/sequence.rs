@@ -53,13 +53,13 @@ impl Sequence {
         }
         Self {
             arrival,
+            tables: BlockTables::new(request.adapter),
             request,
             num_prompt_tokens: tokens.len(),
             tokens,
             num_answer_tokens,
             num_computed: 0,
             num_scheduled: 0,
-            tables: BlockTables::new(),
             counts,
             events,
             place: Some(place),
@@ -143,6 +143,7 @@ impl Sequence {
             full_blocks: first_full..batch.full_blocks.len(),
             window_blocks: first_window..batch.window_blocks.len(),
             window_first_block: narrow(self.tables.window_first_block),
+            adapter: self.request.adapter,
         });
         if self.is_sampled() {
             batch.samples.push(Sample {

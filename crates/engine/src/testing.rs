@@ -17,7 +17,7 @@ use crate::step_loop::StepLoop;
 /// Longest that a test waits for another thread.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Small bounds: blocks of 4, a window of 8.
+/// Small bounds: blocks of 4, a window of 8, two adapters.
 pub(crate) fn small_spec() -> ExecutorSpec {
     ExecutorSpec {
         vocab_size: 100,
@@ -28,6 +28,7 @@ pub(crate) fn small_spec() -> ExecutorSpec {
         num_window_blocks: 64,
         max_rows: 16,
         max_sequences: 8,
+        num_adapters: 2,
     }
 }
 
@@ -35,6 +36,7 @@ pub(crate) fn small_spec() -> ExecutorSpec {
 pub(crate) fn request(prompt: impl Into<Vec<TokenId>>, max_tokens: u32) -> Request {
     Request {
         prompt: prompt.into(),
+        adapter: None,
         max_tokens,
         sampling: Arc::new(SamplingParams::greedy()),
         seed: 0,

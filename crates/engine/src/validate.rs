@@ -3,7 +3,7 @@
 //! Only what no executor could use is refused here; tighter limits on single fields, such as the
 //! highest temperature of an API, are the caller's.
 
-use crate::executor::{ExecutorSpec, TokenId};
+use crate::executor::{AdapterId, ExecutorSpec, TokenId};
 use crate::request::{EngineError, Request};
 use crate::sampling::{MAX_TOP_LOGPROBS, SamplingParams};
 
@@ -16,6 +16,10 @@ pub(crate) fn validate(request: &Request, spec: &ExecutorSpec) -> Result<usize, 
         return Err(EngineError::ContextLength { prompt_len, context_len: spec.context_len });
     }
     require_ids("prompt", request.prompt.iter().copied(), spec.vocab_size)?;
+    let num_adapters = spec.num_adapters;
+    if let Some(AdapterId(id)) = request.adapter {
+        require(id < num_adapters, "adapter", || format!("{id} of only {num_adapters}"))?;
+    }
     require(request.max_tokens > 0, "max_tokens", || "0 is below 1".to_owned())?;
     validate_sampling(&request.sampling, spec.vocab_size)?;
     Ok((context_len - prompt_len).min(request.max_tokens as usize))
@@ -88,6 +92,7 @@ mod tests {
         check_refused("prompt", |request, _| request.prompt.clear());
         check_refused("prompt", |request, _| request.prompt.push(100));
         check_refused("max_tokens", |request, _| request.max_tokens = 0);
+        check_refused("adapter", |request, _| request.adapter = Some(AdapterId(2)));
         for bad in [-0.1, f32::NAN, f32::INFINITY] {
             check_refused("temperature", |_, sampling| sampling.temperature = bad);
             check_refused("repetition_penalty", |_, sampling| sampling.repetition_penalty = bad);

@@ -1,6 +1,6 @@
 //! Checks a batch against the executor's bounds, once, so that the forward pass can index freely.
 
-use harmonium_engine::{Batch, BlockId, ExecutorSpec, Span};
+use harmonium_engine::{AdapterId, Batch, BlockId, ExecutorSpec, Span};
 
 use crate::config::LayerKind;
 
@@ -83,6 +83,9 @@ pub(crate) fn check(batch: &Batch, spec: &ExecutorSpec) -> Result<(), String> {
 }
 
 fn check_span(batch: &Batch, span: &Span, spec: &ExecutorSpec) -> Result<(), String> {
+    if let Some(AdapterId(id)) = span.adapter.filter(|adapter| adapter.0 >= spec.num_adapters) {
+        return Err(format!("adapter {id} of only {}", spec.num_adapters));
+    }
     let positions = &batch.positions[span.rows.clone()];
     let (first, last) = (positions[0], positions[positions.len() - 1]);
     if !positions.iter().zip(first..).all(|(position, expected)| *position == expected) {
@@ -129,6 +132,7 @@ mod tests {
         num_window_blocks: 6,
         max_rows: 4,
         max_sequences: 1,
+        num_adapters: 1,
     };
 
     /// Two rows at positions 20 and 21: they see positions 13 to 21 through a window of 8.
@@ -141,6 +145,7 @@ mod tests {
                 full_blocks: 0..6,
                 window_blocks: 0..3,
                 window_first_block: 3,
+                adapter: None,
             }],
             full_blocks: vec![9, 8, 7, 6, 5, 4],
             window_blocks: vec![2, 0, 1],
@@ -160,7 +165,7 @@ mod tests {
 
     #[test]
     fn what_does_not_exist_is_refused() {
-        let damages: [fn(&mut Batch); 11] = [
+        let damages: [fn(&mut Batch); 12] = [
             |b| b.tokens[0] = 10,
             |b| b.tokens.extend([1, 1, 1]),
             |b| b.positions[1] = 23,
@@ -172,6 +177,7 @@ mod tests {
             |b| b.spans[0].window_blocks = 1..4,
             |b| b.spans[0].window_first_block = 4,
             |b| b.window_blocks[2] = 6,
+            |b| b.spans[0].adapter = Some(AdapterId(1)),
         ];
         for (index, damage) in damages.into_iter().enumerate() {
             let mut batch = batch();

@@ -207,6 +207,7 @@ impl Sequence {
                 full_blocks: 0..self.full_blocks.len(),
                 window_blocks: 0..self.window_blocks.len(),
                 window_first_block: self.window_first_block as u32,
+                adapter: None,
             }],
             full_blocks: self.full_blocks.clone(),
             window_blocks: self.window_blocks.iter().copied().collect(),

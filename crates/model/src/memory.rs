@@ -65,6 +65,7 @@ pub(crate) fn plan(config: &Config, options: &KvLimits) -> Result<ExecutorSpec> 
         num_window_blocks: narrow(num_window_blocks),
         max_rows: options.max_rows,
         max_sequences: options.max_sequences,
+        num_adapters: 0,
     })
 }
 

@@ -169,6 +169,7 @@ fn step(executor: &mut CpuExecutor, sequences: &mut [&mut Sequence]) {
             full_blocks: blocks.clone(),
             window_blocks: blocks,
             window_first_block: 0,
+            adapter: None,
         });
         batch.samples.push(Sample {
             row: batch.tokens.len() - 1,
@@ -225,6 +226,7 @@ fn padding_of_the_vocabulary_is_never_chosen() {
                 full_blocks: 0..1,
                 window_blocks: 0..1,
                 window_first_block: 0,
+                adapter: None,
             }],
             full_blocks: vec![0],
             window_blocks: vec![0],

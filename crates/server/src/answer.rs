@@ -72,6 +72,7 @@ impl Answer {
         for index in 0..turn.n {
             let stream = ready.model.engine.submit(Request {
                 prompt: prompt.clone(),
+                adapter: None,
                 max_tokens,
                 sampling: Arc::clone(&sampling),
                 seed: seed.wrapping_add(u64::from(index)),

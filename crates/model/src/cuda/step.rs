@@ -169,10 +169,20 @@ mod tests {
         num_window_blocks: 8,
         max_rows: 16,
         max_sequences: 2,
+        num_adapters: 0,
     };
 
     fn read<T: Pod>(step: &Step, range: &Range<usize>) -> Vec<T> {
         step.bytes[range.clone()].chunks(size_of::<T>()).map(bytemuck::pod_read_unaligned).collect()
+    }
+
+    fn span(
+        rows: Range<usize>,
+        full_blocks: Range<usize>,
+        window_blocks: Range<usize>,
+        window_first_block: u32,
+    ) -> Span {
+        Span { rows, full_blocks, window_blocks, window_first_block, adapter: None }
     }
 
     #[test]
@@ -180,10 +190,7 @@ mod tests {
         let batch = Batch {
             tokens: (0..9).collect(),
             positions: [40, 41].into_iter().chain(3..10).collect(),
-            spans: vec![
-                Span { rows: 0..2, full_blocks: 0..3, window_blocks: 0..1, window_first_block: 2 },
-                Span { rows: 2..9, full_blocks: 3..4, window_blocks: 1..2, window_first_block: 0 },
-            ],
+            spans: vec![span(0..2, 0..3, 0..1, 2), span(2..9, 3..4, 1..2, 0)],
             full_blocks: vec![5, 6, 7, 1],
             window_blocks: vec![4, 2],
             samples: Vec::new(),
@@ -218,12 +225,7 @@ mod tests {
         let row = |row: usize, position: u32, block: u32| Batch {
             tokens: vec![row as u32],
             positions: vec![position],
-            spans: vec![Span {
-                rows: 0..1,
-                full_blocks: 0..1,
-                window_blocks: 0..1,
-                window_first_block: 0,
-            }],
+            spans: vec![span(0..1, 0..1, 0..1, 0)],
             full_blocks: vec![block],
             window_blocks: vec![block],
             samples: Vec::new(),
