@@ -35,6 +35,7 @@ const SPEC: ExecutorSpec = ExecutorSpec {
     num_window_blocks: 1 << 14,
     max_rows: 4096,
     max_sequences: 256,
+    num_adapters: 0,
 };
 
 /// Times of one step.
@@ -90,6 +91,7 @@ fn request(index: usize, context_len: u32) -> Request {
     let index = index as u32;
     Request {
         prompt: (0..context_len).map(|position| (position * 31 + index) % 200_000).collect(),
+        adapter: None,
         max_tokens: (2 * SEQUENCES[2] + WARM_UP + COUNTED) as u32 * 2,
         sampling: Arc::new(SamplingParams::default()),
         seed: index.into(),

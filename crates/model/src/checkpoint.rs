@@ -5,12 +5,12 @@
 //! directory. What comes out is consistent: every tensor is present with the dtype and shape that the config
 //! asks for.
 
-mod bytes;
+pub(crate) mod bytes;
 mod generation;
 mod index;
 mod layout;
 mod nano;
-mod shard;
+pub(crate) mod shard;
 pub(crate) mod weights;
 
 use std::path::{Path, PathBuf};

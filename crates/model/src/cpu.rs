@@ -6,6 +6,7 @@
 //! float32. Keys and values lie in two pools of blocks taken when the executor is made; the system hands their
 //! pages over as they are first written.
 
+mod adapters;
 mod attention;
 mod experts;
 mod forward;
@@ -17,6 +18,7 @@ use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use self::forward::Model;
+use crate::adapter::Adapter;
 use crate::checkpoint::{Checkpoint, Contents};
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -123,6 +125,14 @@ impl CpuExecutor {
         tracing::debug!(?simd, threads = threads.current_num_threads(), ?spec, "planned");
         let num_tokens = num_tokens as usize;
         Ok(Self { spec, model, threads, num_tokens, submitted: None })
+    }
+
+    /// Runs spans that name an adapter with it; ids are the places in `adapters`, all of them opened for this model's
+    /// config.
+    pub fn with_adapters(mut self, adapters: Vec<Adapter>) -> Self {
+        self.spec.num_adapters = u32::try_from(adapters.len()).expect("no memory holds so many");
+        self.model.set_adapters(adapters);
+        self
     }
 
     /// Runs a step and returns the logits of some of its rows, `[rows, vocab]`.

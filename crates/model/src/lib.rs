@@ -5,6 +5,7 @@
 //! implementations. The crate knows batches of token ids; it knows neither requests nor text, and it reads
 //! no environment variable.
 
+mod adapter;
 mod batch;
 pub mod checkpoint;
 pub mod config;
@@ -24,6 +25,7 @@ mod simd;
 pub mod synth;
 pub mod traffic;
 
+pub use adapter::Adapter;
 pub use checkpoint::{Checkpoint, Generation, Source};
 pub use config::Config;
 pub use cpu::{CpuExecutor, CpuOptions};

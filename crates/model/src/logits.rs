@@ -7,10 +7,11 @@ use std::collections::{HashMap, VecDeque};
 use std::path::Path;
 
 use harmonium_cuda::Device;
-use harmonium_engine::{Batch, BlockId, Executor, ExecutorError, ExecutorSpec, Span};
+use harmonium_engine::{AdapterId, Batch, BlockId, Executor, ExecutorError, ExecutorSpec, Span};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
+use crate::adapter::Adapter;
 use crate::checkpoint::Checkpoint;
 use crate::cpu::{CpuExecutor, CpuOptions};
 use crate::cuda::{CudaExecutor, CudaOptions};
@@ -37,10 +38,42 @@ pub fn logits(
     mode: LogitsMode,
     device: Option<&Device>,
 ) -> Result<Vec<f32>> {
-    let config = checkpoint.config();
+    let mut chunks = chunks(checkpoint, tokens, mode)?;
+    if device.is_some() {
+        chunks = chunks.iter().flat_map(|chunk| chunk.chunks(MAX_DEVICE_ROWS)).collect();
+    }
+    let executor = match device {
+        Some(device) => {
+            let executor = device_executor(checkpoint, device, &chunks)?;
+            LogitsExecutor::Cuda(Box::new(executor))
+        }
+        None => LogitsExecutor::Cpu(Box::new(cpu_executor(checkpoint, &chunks)?)),
+    };
+    run(executor, None, &chunks)
+}
+
+/// The same of the model with an adapter, which was opened for its config. Adapters run on the processor.
+pub fn adapted_logits(
+    checkpoint: &Checkpoint,
+    adapter: Adapter,
+    tokens: &[u32],
+    mode: LogitsMode,
+) -> Result<Vec<f32>> {
+    let chunks = chunks(checkpoint, tokens, mode)?;
+    let executor = cpu_executor(checkpoint, &chunks)?.with_adapters(vec![adapter]);
+    run(LogitsExecutor::Cpu(Box::new(executor)), Some(AdapterId(0)), &chunks)
+}
+
+/// The tokens of each step.
+fn chunks<'a>(
+    checkpoint: &Checkpoint,
+    tokens: &'a [u32],
+    mode: LogitsMode,
+) -> Result<Vec<&'a [u32]>> {
+    let context_len = checkpoint.config().context_len;
     let len = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
-    if len == 0 || len > config.context_len {
-        let message = format!("{} are not from 1 to {}", tokens.len(), config.context_len);
+    if len == 0 || len > context_len {
+        let message = format!("{} are not from 1 to {context_len}", tokens.len());
         return Err(Error::Tokens(message));
     }
     let mut chunks = match mode {
@@ -53,14 +86,18 @@ pub fn logits(
         }
     };
     chunks.retain(|chunk| !chunk.is_empty());
-    if device.is_some() {
-        chunks = chunks.iter().flat_map(|chunk| chunk.chunks(MAX_DEVICE_ROWS)).collect();
-    }
-    let max_rows = chunks.iter().map(|chunk| chunk.len()).max().unwrap_or(1);
-    let max_rows = u32::try_from(max_rows).unwrap_or(u32::MAX);
-    let mut executor = LogitsExecutor::new(checkpoint, device, len, max_rows)?;
-    let mut sequence = Sequence::new(executor.spec());
-    let mut all = Vec::with_capacity(tokens.len() * config.vocab_size as usize);
+    Ok(chunks)
+}
+
+/// Runs chunks of one sequence in order.
+fn run(
+    mut executor: LogitsExecutor,
+    adapter: Option<AdapterId>,
+    chunks: &[&[u32]],
+) -> Result<Vec<f32>> {
+    let mut sequence = Sequence::new(executor.spec(), adapter);
+    let num_tokens: usize = chunks.iter().map(|chunk| chunk.len()).sum();
+    let mut all = Vec::with_capacity(num_tokens * executor.spec().vocab_size as usize);
     for chunk in chunks {
         let batch = sequence.advance(chunk);
         let rows: Vec<usize> = (0..chunk.len()).collect();
@@ -86,6 +123,43 @@ pub fn median_row_error(ours: &[f32], reference: &[f32], num_rows: usize) -> f64
     errors.get(errors.len() / 2).copied().unwrap_or(f64::INFINITY)
 }
 
+fn cpu_executor(checkpoint: &Checkpoint, chunks: &[&[u32]]) -> Result<CpuExecutor> {
+    let (len, max_rows) = lens(chunks);
+    let options = CpuOptions {
+        context_len: Some(len),
+        // Taken page by page as positions are written, so a generous bound costs nothing.
+        kv_bytes: 1 << 40,
+        max_rows,
+        max_sequences: 1,
+        ..CpuOptions::default()
+    };
+    CpuExecutor::new(checkpoint, &options)
+}
+
+fn device_executor(
+    checkpoint: &Checkpoint,
+    device: &Device,
+    chunks: &[&[u32]],
+) -> Result<CudaExecutor> {
+    let (len, max_rows) = lens(chunks);
+    let mut options = CudaOptions {
+        context_len: Some(len),
+        max_rows,
+        max_sequences: 64,
+        ..CudaOptions::default()
+    };
+    options.kv_bytes = Some(options.kv_bytes_for_one_context(checkpoint.config()));
+    CudaExecutor::new(device, checkpoint, &options)
+}
+
+/// Tokens of all chunks and of the longest.
+fn lens(chunks: &[&[u32]]) -> (u32, u32) {
+    let narrow = |len| u32::try_from(len).expect("all together fit a context");
+    let all = chunks.iter().map(|chunk| chunk.len()).sum::<usize>();
+    let longest = chunks.iter().map(|chunk| chunk.len()).max().unwrap_or(1);
+    (narrow(all), narrow(longest))
+}
+
 /// The executor of one sequence, wherever it runs.
 enum LogitsExecutor {
     Cpu(Box<CpuExecutor>),
@@ -93,34 +167,6 @@ enum LogitsExecutor {
 }
 
 impl LogitsExecutor {
-    fn new(
-        checkpoint: &Checkpoint,
-        device: Option<&Device>,
-        len: u32,
-        max_rows: u32,
-    ) -> Result<Self> {
-        if let Some(device) = device {
-            let mut options = CudaOptions {
-                context_len: Some(len),
-                max_rows,
-                max_sequences: 64,
-                ..CudaOptions::default()
-            };
-            options.kv_bytes = Some(options.kv_bytes_for_one_context(checkpoint.config()));
-            let executor = CudaExecutor::new(device, checkpoint, &options, &|_| ())?;
-            return Ok(Self::Cuda(Box::new(executor)));
-        }
-        let options = CpuOptions {
-            context_len: Some(len),
-            // Taken page by page as positions are written, so a generous bound costs nothing.
-            kv_bytes: 1 << 40,
-            max_rows,
-            max_sequences: 1,
-            ..CpuOptions::default()
-        };
-        Ok(Self::Cpu(Box::new(CpuExecutor::new(checkpoint, &options)?)))
-    }
-
     fn spec(&self) -> &ExecutorSpec {
         match self {
             Self::Cpu(executor) => executor.spec(),
@@ -152,7 +198,7 @@ pub fn write(file: &Path, logits: &[f32], vocab_size: usize) -> Result<()> {
 /// All tokens of one sequence as one step.
 #[cfg(all(test, feature = "host-device"))]
 pub(crate) fn prefill(spec: &ExecutorSpec, tokens: &[u32]) -> Batch {
-    Sequence::new(spec).advance(tokens)
+    Sequence::new(spec, None).advance(tokens)
 }
 
 /// One sequence that holds its blocks as the engine would: window blocks go back once no row sees them.
@@ -166,10 +212,11 @@ struct Sequence {
     /// The block freed last is taken first, so tables are soon out of order.
     free_full: Vec<BlockId>,
     free_window: Vec<BlockId>,
+    adapter: Option<AdapterId>,
 }
 
 impl Sequence {
-    fn new(spec: &ExecutorSpec) -> Self {
+    fn new(spec: &ExecutorSpec, adapter: Option<AdapterId>) -> Self {
         Self {
             block_size: spec.block_size as usize,
             window: spec.window as usize,
@@ -179,6 +226,7 @@ impl Sequence {
             window_first_block: 0,
             free_full: (0..spec.num_full_blocks).collect(),
             free_window: (0..spec.num_window_blocks).collect(),
+            adapter,
         }
     }
 
@@ -207,7 +255,7 @@ impl Sequence {
                 full_blocks: 0..self.full_blocks.len(),
                 window_blocks: 0..self.window_blocks.len(),
                 window_first_block: self.window_first_block as u32,
-                adapter: None,
+                adapter: self.adapter,
             }],
             full_blocks: self.full_blocks.clone(),
             window_blocks: self.window_blocks.iter().copied().collect(),

@@ -1,15 +1,16 @@
 //! The forward pass against transformers, and against itself in other batches.
 //!
-//! `tests/golden/checkpoints/make.py` makes the checkpoints and their logits.
+//! `tests/golden/checkpoints/make.py` makes the checkpoints and their logits, `tests/golden/adapters/make.py` adapters
+//! and the logits that PEFT computes with them.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use harmonium_engine::{Batch, Executor, Logprobs, Sample, SamplingParams, Span};
+use harmonium_engine::{AdapterId, Batch, Executor, Logprobs, Sample, SamplingParams, Span};
 use safetensors::SafeTensors;
 
-use crate::logits::{LogitsMode, logits, write};
-use crate::{Checkpoint, CpuExecutor, CpuOptions};
+use crate::logits::{LogitsMode, adapted_logits, logits, write};
+use crate::{Adapter, Checkpoint, CpuExecutor, CpuOptions};
 
 /// Bound of ‖ours − reference‖ / ‖reference‖. Both sides compute in float32 but add in other orders: that comes to
 /// 3e-6 here, past position 4,096 too. A window one position too wide costs 3e-2 or more.
@@ -19,9 +20,18 @@ pub(crate) fn directory(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/checkpoints").join(name)
 }
 
+/// The directory of an adapter of the checkpoint `sharded`.
+pub(crate) fn adapter_directory(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/adapters").join(name)
+}
+
 /// Tokens, and the logits of the last of them.
 pub(crate) fn golden(name: &str) -> (Vec<u32>, Vec<f32>) {
-    let bytes = std::fs::read(directory(name).join("golden.safetensors")).unwrap();
+    golden_in(&directory(name))
+}
+
+fn golden_in(directory: &Path) -> (Vec<u32>, Vec<f32>) {
+    let bytes = std::fs::read(directory.join("golden.safetensors")).unwrap();
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
     let words =
         |name| -> Vec<[u8; 4]> { tensors.tensor(name).unwrap().data().as_chunks().0.to_vec() };
@@ -69,6 +79,27 @@ fn a_window_of_128_matches_transformers() {
 #[test]
 fn positions_past_4096_match_transformers() {
     check("long", &[LogitsMode::All, LogitsMode::Chunk(512), LogitsMode::DecodeLast(110)]);
+}
+
+/// Bound of the same error with an adapter. PEFT adds `B A` to an expert's weights and multiplies then, we multiply by A
+/// and then by B: that comes to 7e-6 at most here. Either matrix of only one layer's experts, read in the wrong order,
+/// costs 3e-1 or more.
+const ADAPTER_TOLERANCE: f64 = 1e-4;
+
+#[test]
+fn adapters_match_peft_in_all_modes() {
+    let checkpoint = Checkpoint::open(&directory("sharded")).unwrap();
+    for name in ["all", "mixed", "some"] {
+        let (tokens, reference) = golden_in(&adapter_directory(name));
+        let modes = [LogitsMode::All, LogitsMode::Chunk(7), LogitsMode::DecodeLast(25)];
+        let logits = modes.map(|mode| {
+            let adapter = Adapter::open(&adapter_directory(name), checkpoint.config()).unwrap();
+            adapted_logits(&checkpoint, adapter, &tokens, mode).unwrap()
+        });
+        let error = relative_error(&logits[0][logits[0].len() - reference.len()..], &reference);
+        assert!(error <= ADAPTER_TOLERANCE, "{name}: relative error {error:e}");
+        assert!(logits[1..].iter().all(|other| *other == logits[0]), "{name}: modes differ");
+    }
 }
 
 #[test]
@@ -140,7 +171,10 @@ fn executor() -> CpuExecutor {
         num_tokens: Some(250),
         ..CpuOptions::default()
     };
-    CpuExecutor::new(&checkpoint, &options).unwrap()
+    let adapter = |name| Adapter::open(&adapter_directory(name), checkpoint.config()).unwrap();
+    CpuExecutor::new(&checkpoint, &options)
+        .unwrap()
+        .with_adapters(vec![adapter("all"), adapter("mixed")])
 }
 
 /// A sequence that runs its prompt in one chunk, then one token a step.
@@ -148,6 +182,7 @@ struct Sequence {
     tokens: Vec<u32>,
     len_done: usize,
     owner: u32,
+    adapter: Option<AdapterId>,
     /// What each choice reported; any difference in a logit shows here.
     logprobs: Vec<Option<Logprobs>>,
 }
@@ -169,7 +204,7 @@ fn step(executor: &mut CpuExecutor, sequences: &mut [&mut Sequence]) {
             full_blocks: blocks.clone(),
             window_blocks: blocks,
             window_first_block: 0,
-            adapter: None,
+            adapter: sequence.adapter,
         });
         batch.samples.push(Sample {
             row: batch.tokens.len() - 1,
@@ -188,7 +223,7 @@ fn step(executor: &mut CpuExecutor, sequences: &mut [&mut Sequence]) {
 
 fn sequence(owner: u32, len: usize) -> Sequence {
     let tokens = (0..len as u32).map(|index| (index * 37 + owner * 11) % 250).collect();
-    Sequence { tokens, len_done: 0, owner, logprobs: Vec::new() }
+    Sequence { tokens, len_done: 0, owner, adapter: None, logprobs: Vec::new() }
 }
 
 #[test]
@@ -210,6 +245,36 @@ fn greedy_answers_are_the_same_alone_and_in_a_mixed_batch() {
     }
     assert_eq!(crowd[0].tokens, alone.tokens);
     assert_eq!(crowd[0].logprobs, alone.logprobs);
+}
+
+#[test]
+fn rows_of_the_base_and_of_two_adapters_get_in_one_batch_the_bits_they_get_alone() {
+    let adapters = [None, Some(AdapterId(0)), Some(AdapterId(1)), None, Some(AdapterId(0))];
+    let sequences = || -> Vec<Sequence> {
+        let lens = [20, 20, 20, 3, 31];
+        // The first three have the same tokens.
+        let sequences = lens.into_iter().enumerate().map(|(owner, len)| {
+            let tokens = sequence(owner.saturating_sub(2) as u32, len).tokens;
+            Sequence { tokens, adapter: adapters[owner], ..sequence(owner as u32, len) }
+        });
+        sequences.collect()
+    };
+    let mut alone = sequences();
+    for sequence in &mut alone {
+        let mut executor = executor();
+        (0..8).for_each(|_| step(&mut executor, &mut [sequence]));
+    }
+    let mut together = sequences();
+    let mut shared = executor();
+    for _ in 0..8 {
+        step(&mut shared, &mut together.iter_mut().collect::<Vec<_>>());
+    }
+    for (alone, together) in alone.iter().zip(&together) {
+        assert_eq!(together.tokens, alone.tokens);
+        assert_eq!(together.logprobs, alone.logprobs);
+    }
+    let answers = [0, 1, 2].map(|index| &alone[index].logprobs);
+    assert!(answers[0] != answers[1] && answers[1] != answers[2] && answers[0] != answers[2]);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //!
 //! Order: penalties, `logit_bias`, then greedy choice, or temperature, `top_k`, `top_p` and `min_p` with candle's
 //! sampler. It starts afresh from [`Sample::seed`] each time, so a choice depends on nothing but its row.
+//! What a device chooses is held against this, and rows that it leaves out come here.
 
 use candle_core::{Device, Tensor};
 use candle_transformers::generation::{LogitsProcessor, Sampling};

@@ -16,16 +16,19 @@ mod attention;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod low_rank;
 mod portable;
 mod product;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use attention::{Attend, MAX_BLOCK_SIZE, Softmax};
+use low_rank::AddLowRank;
 pub use product::Arranged;
 pub(crate) use product::{BF16_VECTORS, MXFP4_VECTORS};
 use product::{BLOCKS_PER_GROUP, Bf16Rows, Mxfp4Rows, Product};
 
+use crate::adapter::LowRank;
 use crate::checkpoint::weights::{Bf16Matrix, Mxfp4Matrix};
 
 /// float32 lanes of one [`Lanes`] value.
@@ -169,6 +172,11 @@ impl Simd {
     ) {
         let rows = Mxfp4Rows::new(weight, first, out.len(), x);
         self.run(Product { rows, x, out });
+    }
+
+    /// Adds to `y` what a change of its product makes of `x`.
+    pub(crate) fn add_low_rank(self, low_rank: &LowRank, x: &[f32], y: &mut [f32]) {
+        self.run(AddLowRank { low_rank, x, y });
     }
 
     /// Takes one block of cached positions into the running attention of a group of query heads.

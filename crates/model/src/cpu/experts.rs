@@ -3,6 +3,8 @@
 //! Rows are grouped by expert, so that an expert's weights are read once for all its rows. A row's answers are
 //! added in the order of their experts' indexes, whatever else is in the batch.
 
+use super::adapters::LayerAdapters;
+use crate::adapter::Target;
 use crate::checkpoint::weights::{ExpertLinear, Layer};
 use crate::config::Config;
 use crate::product::{add_bias, product};
@@ -21,6 +23,7 @@ pub(super) fn run(
     simd: Simd,
     config: &Config,
     layer: &Layer,
+    adapters: Option<LayerAdapters<'_>>,
     x: &[f32],
     router_logits: &[f32],
     clock: &mut Option<Clock>,
@@ -31,12 +34,23 @@ pub(super) fn run(
     mark(clock, "routes");
     for (expert, routes) in routes.iter().enumerate().filter(|(_, routes)| !routes.is_empty()) {
         let rows = routes.iter().map(|route| &x[route.row * hidden..][..hidden]);
-        let gate_up = expert_product(simd, &layer.gate_up, expert, &Arranged::new(rows, hidden));
+        let inputs = Arranged::new(rows.clone(), hidden);
+        let mut gate_up = expert_product(simd, &layer.gate_up, expert, &inputs);
+        let numbers = routes.iter().map(|route| route.row);
+        if let Some(adapters) = adapters {
+            let inputs = numbers.clone().zip(rows);
+            adapters.add_to_expert(Target::GateUp, expert, inputs, &mut gate_up);
+        }
         let inner = swiglu(&gate_up, config);
         mark(clock, "experts up");
         let width = config.intermediate_size as usize;
-        let inner = Arranged::new(inner.chunks_exact(width), width);
-        let answers = expert_product(simd, &layer.down, expert, &inner);
+        let inner_rows = inner.chunks_exact(width);
+        let inputs = Arranged::new(inner_rows.clone(), width);
+        let mut answers = expert_product(simd, &layer.down, expert, &inputs);
+        if let Some(adapters) = adapters {
+            let inputs = numbers.zip(inner_rows);
+            adapters.add_to_expert(Target::Down, expert, inputs, &mut answers);
+        }
         for (route, answer) in routes.iter().zip(answers.chunks_exact(hidden)) {
             for (out, value) in out[route.row * hidden..][..hidden].iter_mut().zip(answer) {
                 *out += route.weight * value;

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use candle_core::{D, DType, Device, Result, Storage, Tensor};
 use harmonium_engine::{Batch, ExecutorSpec};
 
+use super::adapters::RowAdapters;
 use super::attention::Attention;
 use super::experts;
 use super::kv_pool::{KvLayout, KvPool};
+use crate::adapter::{Adapter, Target};
 use crate::batch::{Slot, slots};
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::weights::{Layer, Weights};
@@ -21,6 +23,8 @@ use crate::simd::{Arranged, BF16_VECTORS, Simd};
 pub(super) struct Model {
     checkpoint: Checkpoint,
     weights: Arc<Weights>,
+    /// By [`harmonium_engine::AdapterId`].
+    adapters: Arc<[Adapter]>,
     simd: Simd,
     rotary: Rotary,
     block_size: usize,
@@ -38,6 +42,8 @@ struct Step<'a> {
     rotations: Rotations,
     full_slots: Vec<Slot>,
     window_slots: Vec<Slot>,
+    /// Absent where no row has an adapter.
+    adapters: Option<RowAdapters<'a>>,
 }
 
 impl Model {
@@ -73,17 +79,25 @@ impl Model {
             clock: None,
             checkpoint: checkpoint.clone(),
             weights: Arc::clone(weights),
+            adapters: Arc::from([]),
         })
+    }
+
+    /// Takes other adapters, all of them read for this model's config.
+    pub(super) fn set_adapters(&mut self, adapters: Vec<Adapter>) {
+        self.adapters = adapters.into();
     }
 
     /// Runs a checked batch and returns the logits of some of its rows, `[rows, vocab]`. Only those rows are
     /// multiplied by the output matrix.
     pub(super) fn forward(&mut self, batch: &Batch, rows: &[usize]) -> Result<Tensor> {
+        let adapters = Arc::clone(&self.adapters);
         let step = Step {
             batch,
             rotations: self.rotary.at(&batch.positions),
             full_slots: slots(batch, LayerKind::Full, self.block_size),
             window_slots: slots(batch, LayerKind::Window, self.block_size),
+            adapters: RowAdapters::of(batch, &adapters, self.simd),
         };
         let (checkpoint, weights) = (self.checkpoint.clone(), Arc::clone(&self.weights));
         let config = checkpoint.config();
@@ -91,7 +105,7 @@ impl Model {
         mark(&mut self.clock, "embedding");
         for (index, layer) in weights.layers.iter().enumerate() {
             x = (&x + self.attention(&step, index, layer, config, &x)?)?;
-            x = (&x + self.mlp(index, layer, config, &x)?)?;
+            x = (&x + self.mlp(&step, index, layer, config, &x)?)?;
         }
         let vocab = config.vocab_size as usize;
         if rows.is_empty() {
@@ -125,11 +139,20 @@ impl Model {
         x: &Tensor,
     ) -> Result<Tensor> {
         let simd = self.simd;
-        let normed = arranged(&self.norm(x, 2 * index, config)?)?;
+        let adapters = step.adapters.as_ref().map(|adapters| adapters.layer(index));
+        let normed = self.norm(x, 2 * index, config)?;
+        let inputs = arranged(&normed)?;
         mark(&mut self.clock, "norm");
-        let mut queries = linear(simd, &layer.query, &normed);
-        let mut keys = linear(simd, &layer.key, &normed);
-        let values = linear(simd, &layer.value, &normed);
+        let mut queries = linear(simd, &layer.query, &inputs);
+        let mut keys = linear(simd, &layer.key, &inputs);
+        let mut values = linear(simd, &layer.value, &inputs);
+        if let Some(adapters) = adapters {
+            with_values(&normed, |normed| {
+                adapters.add(Target::Query, normed, &mut queries);
+                adapters.add(Target::Key, normed, &mut keys);
+                adapters.add(Target::Value, normed, &mut values);
+            })?;
+        }
         mark(&mut self.clock, "qkv");
         step.rotations.apply(&mut queries);
         step.rotations.apply(&mut keys);
@@ -153,21 +176,35 @@ impl Model {
         let attended = attention.run(step.batch, &queries);
         mark(&mut self.clock, "attention");
         let width = config.query_size();
-        let attended = Arranged::new(attended.chunks_exact(width), width);
-        let projected = linear(simd, &layer.output, &attended);
+        let inputs = Arranged::new(attended.chunks_exact(width), width);
+        let mut output = linear(simd, &layer.output, &inputs);
+        if let Some(adapters) = adapters {
+            adapters.add(Target::Output, &attended, &mut output);
+        }
         mark(&mut self.clock, "attention output");
-        Tensor::from_vec(projected, x.dims(), &Device::Cpu)
+        Tensor::from_vec(output, x.dims(), &Device::Cpu)
     }
 
     /// What the experts add to the residual.
-    fn mlp(&mut self, index: usize, layer: &Layer, config: &Config, x: &Tensor) -> Result<Tensor> {
+    fn mlp(
+        &mut self,
+        step: &Step<'_>,
+        index: usize,
+        layer: &Layer,
+        config: &Config,
+        x: &Tensor,
+    ) -> Result<Tensor> {
+        let adapters = step.adapters.as_ref().map(|adapters| adapters.layer(index));
         let normed = self.norm(x, 2 * index + 1, config)?;
         mark(&mut self.clock, "norm");
-        let router_logits = linear(self.simd, &layer.router, &arranged(&normed)?);
-        mark(&mut self.clock, "router");
+        let mut router_logits = linear(self.simd, &layer.router, &arranged(&normed)?);
         let (simd, clock) = (self.simd, &mut self.clock);
         let answers = with_values(&normed, |normed| {
-            experts::run(simd, config, layer, normed, &router_logits, clock)
+            if let Some(adapters) = adapters {
+                adapters.add(Target::Router, normed, &mut router_logits);
+            }
+            mark(clock, "router");
+            experts::run(simd, config, layer, adapters, normed, &router_logits, clock)
         })?;
         Tensor::from_vec(answers, x.dims(), &Device::Cpu)
     }
