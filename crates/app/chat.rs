@@ -25,17 +25,20 @@ use crate::stack;
 /// Holds the conversation until the input ends.
 pub(crate) fn run(args: &ChatArgs, environment: &Environment) -> Result<ExitCode> {
     let settings = api::settings(&args.settings, environment)?;
-    stack::block_on(converse(args, settings, environment))
+    let wanted = args.talk_to.clone().or_else(|| adapted_model(args, &settings));
+    stack::block_on(converse(args, wanted, settings, environment))
 }
 
 async fn converse(
     args: &ChatArgs,
+    wanted: Option<String>,
     settings: Settings,
     environment: &Environment,
 ) -> Result<ExitCode> {
     let api = Api::connect(args.url.as_deref(), settings, environment).await?;
     let models = api.client.models().await.context("cannot ask the server for its models")?;
-    let model = models.data.first().context("the server has no model")?.id.clone();
+    let first = models.data.first().context("the server has no model")?;
+    let model = wanted.unwrap_or_else(|| first.id.clone());
     let is_interactive = io::stdin().is_terminal() && io::stdout().is_terminal();
     let mut chat = Chat {
         client: api.client.clone(),
@@ -48,6 +51,13 @@ async fn converse(
     let result = chat.run().await;
     api.end().await?;
     result
+}
+
+/// The model with the first adapter of the command line: who names one there wants to talk to it.
+fn adapted_model(args: &ChatArgs, settings: &Settings) -> Option<String> {
+    let is_ours = args.url.is_none() && args.settings.flags.has("adapter");
+    let adapter = settings.model.adapters.0.first().filter(|_| is_ours)?;
+    Some(format!("{}:{}", stack::names(&settings.model.name).0, adapter.name))
 }
 
 fn reasoning_style(args: &ChatArgs, environment: &Environment) -> ReasoningStyle {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::settings::{Device, SettingsArgs, Value};
+use crate::settings::{Device, NamedAdapter, SettingsArgs, Value};
 
 /// Serves GPT-OSS from one machine behind an OpenAI-compatible API.
 #[derive(Debug, Parser)]
@@ -53,6 +53,9 @@ pub(crate) struct ChatArgs {
     /// Talk to this server, such as http://127.0.0.1:8000, instead of starting one.
     #[arg(long, value_name = "URL")]
     pub(crate) url: Option<String>,
+    /// Talk to this one of the server's models; otherwise to the first adapter of --adapter, or to the first model.
+    #[arg(long, value_name = "ID")]
+    pub(crate) talk_to: Option<String>,
     /// How much the model reasons before it answers.
     #[arg(long, value_name = "LEVEL", value_enum, default_value_t = EffortArg::Medium)]
     pub(crate) effort: EffortArg,
@@ -384,6 +387,9 @@ pub(crate) struct LogitsArgs {
     /// Directory with weights, a name in the Hugging Face cache, or "nano".
     #[arg(long, value_name = "NAME|DIR")]
     pub(crate) model: String,
+    /// A LoRA adapter that PEFT has saved, for all tokens; on the processor.
+    #[arg(long, value_name = "NAME=DIR", value_parser = NamedAdapter::parse)]
+    pub(crate) adapter: Option<NamedAdapter>,
     /// What to run on: cpu, cuda, host, or auto.
     #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device)]
     pub(crate) device: Device,

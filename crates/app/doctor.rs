@@ -16,8 +16,8 @@ use harmonium_model::{Checkpoint, Source};
 use crate::environment::Environment;
 use crate::machine::{self, gib};
 use crate::place::Place;
-use crate::settings::{Device, Resolved, Settings, SettingsArgs};
-use crate::{find, hosted, stack};
+use crate::settings::{Device, NamedAdapter, Resolved, Settings, SettingsArgs};
+use crate::{adapters, find, hosted, stack};
 
 /// Less free disk than this fits no published checkpoint: the 20B model's shards are 12.8 GiB.
 const SMALLEST_DOWNLOAD: u64 = 14 << 30;
@@ -72,6 +72,9 @@ pub(crate) fn run(args: &SettingsArgs, environment: &Environment) -> Result<Exit
     }
     report.add(device(&resolved.settings))?;
     report.add(model(&resolved.settings, environment))?;
+    for finding in adapters(&resolved.settings, environment) {
+        report.add(finding)?;
+    }
     report.add(hosted(&resolved.settings, environment))?;
     report.add(disk(&resolved.settings, environment))?;
     report.add(port(&resolved.settings))?;
@@ -185,6 +188,30 @@ fn model(settings: &Settings, environment: &Environment) -> Finding {
             Finding::fail("model", format!("{error:#}"), advice)
         }
     }
+}
+
+/// One line an adapter; none where the model cannot be read, which is a finding of its own.
+fn adapters(settings: &Settings, environment: &Environment) -> Vec<Finding> {
+    let fail = |error: anyhow::Error| {
+        let advice = "correct model.adapters (--adapter), or leave the adapter out";
+        Finding::fail("adapters", format!("{error:#}"), advice)
+    };
+    let checked = Place::of(settings.model.device).map(|place| adapters::check(settings, &place));
+    if let Ok(Err(error)) = checked {
+        return vec![fail(error)];
+    }
+    let source = find::configured(settings, environment);
+    let checkpoint = source.and_then(|source| Ok(Checkpoint::from_source(&source)?));
+    let Ok(checkpoint) = checkpoint else { return Vec::new() };
+    let finding = |adapter: &NamedAdapter| match adapters::open(adapter, checkpoint.config()) {
+        Ok(opened) => {
+            let NamedAdapter { name, dir } = adapter;
+            let (what, bytes) = (opened.describe(), size(opened.num_bytes()));
+            Finding::ok("adapters", format!("{name} at {}: {what}, {bytes}", dir.display()))
+        }
+        Err(error) => fail(error),
+    };
+    settings.model.adapters.0.iter().map(finding).collect()
 }
 
 /// One line about the configured model, and the bytes that its weights take of this machine's memory.

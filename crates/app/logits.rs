@@ -6,13 +6,13 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use harmonium_model::Checkpoint;
-use harmonium_model::logits::{LogitsMode, logits, write};
+use harmonium_model::logits::{LogitsMode, adapted_logits, logits, write};
 
 use crate::cli::LogitsArgs;
 use crate::environment::Environment;
 use crate::place::Place;
 use crate::progress::Task;
-use crate::{find, progress, stack};
+use crate::{adapters, find, progress, stack};
 
 /// Computes the logits and writes them as tensor `logits`.
 pub(crate) fn run(args: &LogitsArgs, environment: &Environment) -> Result<ExitCode> {
@@ -22,6 +22,10 @@ pub(crate) fn run(args: &LogitsArgs, environment: &Environment) -> Result<ExitCo
     };
     let mode = mode(args, tokens.len())?;
     let place = Place::of(args.device)?;
+    let adapter = args.adapter.clone();
+    if adapter.is_some() {
+        adapters::check_place(&place)?;
+    }
     let source = find::named(&args.model, environment)?;
     let out = args.out.clone();
     let num_tokens = tokens.len();
@@ -30,7 +34,13 @@ pub(crate) fn run(args: &LogitsArgs, environment: &Environment) -> Result<ExitCo
     let work = move || -> Result<u32> {
         let checkpoint = Checkpoint::from_source(&source)?;
         let vocab_size = checkpoint.config().vocab_size;
-        let values = logits(&checkpoint, &tokens, mode, place.device())?;
+        let values = match &adapter {
+            Some(adapter) => {
+                let adapter = adapters::open(adapter, checkpoint.config())?;
+                adapted_logits(&checkpoint, adapter, &tokens, mode)?
+            }
+            None => logits(&checkpoint, &tokens, mode, place.device())?,
+        };
         write(&out, &values, vocab_size.try_into()?)?;
         Ok(vocab_size)
     };

@@ -4,6 +4,7 @@
 //! argument list, and only this file decides exit codes: 0 for success, 1 for an error (one line on stderr with
 //! its chain of causes), 2 for wrong usage, which clap reports itself.
 
+mod adapters;
 mod api;
 mod bench;
 mod chat;

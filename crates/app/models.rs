@@ -72,7 +72,7 @@ pub(crate) fn run(args: &ModelsArgs, environment: &Environment) -> Result<ExitCo
     }
     let settings = Resolved::read(&args.settings, environment)?.settings;
     let context_len = local_context(&settings, environment);
-    let mut models = vec![local(&settings, context_len.as_ref().ok().copied())];
+    let mut models = locals(&settings, context_len.as_ref().ok().copied());
     if args.hosted {
         for model in &settings.hosted.models.0 {
             models.push(hosted(model)?);
@@ -104,8 +104,16 @@ fn local_context(settings: &Settings, environment: &Environment) -> Result<u32> 
     Ok(configured.unwrap_or(checkpoint.config().context_len))
 }
 
-fn local(settings: &Settings, context_len: Option<u32>) -> Row {
+/// The local model, then the same with each adapter.
+fn locals(settings: &Settings, context_len: Option<u32>) -> Vec<Row> {
     let (name, aliases) = stack::names(&settings.model.name);
+    let adapters = settings.model.adapters.0.iter();
+    let adapted = adapters.map(|adapter| (format!("{name}:{}", adapter.name), Vec::new()));
+    let all: Vec<_> = std::iter::once((name.clone(), aliases)).chain(adapted).collect();
+    all.into_iter().map(|(name, aliases)| local(name, aliases, context_len)).collect()
+}
+
+fn local(name: String, aliases: Vec<String>, context_len: Option<u32>) -> Row {
     Row {
         name,
         aliases,

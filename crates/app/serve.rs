@@ -62,6 +62,11 @@ fn announce(stack: &Stack, settings: &Settings) -> io::Result<()> {
     };
     let context_len = stack.model().engine.spec().context_len;
     writeln!(out, "model {name} on {}, context {context_len} tokens", stack.device())?;
+    let adapters = &stack.model().adapters;
+    if !adapters.is_empty() {
+        let ids: Vec<String> = adapters.iter().map(|adapter| format!("{name}:{adapter}")).collect();
+        writeln!(out, "adapters {}", ids.join(", "))?;
+    }
     if settings.hosted.enabled {
         let budget = &settings.hosted.budget;
         let limit =

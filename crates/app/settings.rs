@@ -6,6 +6,7 @@
 //! defaults, then the file, then the environment, then flags; the last one given is in force (see [`layers`]).
 //! What a value means is not known here: modules that use a setting translate it.
 
+mod adapters;
 mod annotated;
 mod declare;
 mod file;
@@ -16,6 +17,7 @@ mod value;
 
 use std::path::PathBuf;
 
+pub(crate) use adapters::{Adapters, NamedAdapter};
 pub(crate) use annotated::annotated;
 pub(crate) use declare::{Section, Setting};
 pub(crate) use flags::SettingsArgs;
@@ -77,6 +79,9 @@ declare::settings! {
         /// gpt-oss-20b or OWNER/NAME. "synthetic:gpt-oss-120b" and "synthetic:gpt-oss-20b" are random weights made
         /// on a GPU, to measure speed without a download.
         name: String = "nano".to_owned(), flag "model" "NAME|DIR";
+        /// LoRA adapters that PEFT has saved, each as "NAME=DIR"; requests ask for one as MODEL:NAME. They run on the
+        /// processor. The flag may be given more than once.
+        adapters: Adapters = Adapters::default(), flag "adapter" "NAME=DIR";
         /// What the model runs on: auto (a GPU if this build and this machine have one, else the processor), cpu, cuda, or
         /// host, which runs the GPU's kernels on the processor for developers.
         device: Device = Device::Auto, flag "device" "auto|cpu|cuda|host";

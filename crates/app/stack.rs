@@ -10,7 +10,7 @@ use harmonium_engine::{EngineConfig, SamplingParams};
 use harmonium_harmony::Tokenizer;
 use harmonium_model::profile::Profile;
 use harmonium_model::{
-    Checkpoint, Config, CpuExecutor, CpuOptions, CudaExecutor, CudaOptions, Generation,
+    Adapter, Checkpoint, Config, CpuExecutor, CpuOptions, CudaExecutor, CudaOptions, Generation,
 };
 use harmonium_server::{ApiKey, LocalModel, Server, ServerConfig};
 use tokio::net::TcpListener;
@@ -22,7 +22,7 @@ use crate::machine::{Memory, gib};
 use crate::place::Place;
 use crate::progress::Task;
 use crate::settings::{OrNone, Settings};
-use crate::{find, hosted, machine, progress};
+use crate::{adapters, find, hosted, machine, progress};
 
 const MIB: u64 = 1 << 20;
 
@@ -45,6 +45,7 @@ impl Stack {
         shutdown: CancellationToken,
     ) -> Result<Self> {
         let place = Place::of(settings.model.device)?;
+        adapters::check(settings, &place)?;
         let address = listener.local_addr().context("the listener has no address")?;
         let hosted = hosted::start(settings, environment)?;
         let server = Server::new(server_config(settings)?, hosted.map(Arc::new))?;
@@ -114,7 +115,8 @@ fn load(
     let checkpoint = Checkpoint::from_source(&find::configured(settings, environment)?)?;
     let tokenizer = Tokenizer::from_bytes(checkpoint.tokenizer_json()?)
         .context("cannot read the model's tokenizer")?;
-    let executor = executor(settings, &checkpoint, &tokenizer, place, task)?;
+    let adapters = adapters::open_all(settings, checkpoint.config())?;
+    let executor = executor(settings, &checkpoint, adapters, &tokenizer, place, task)?;
     let config = EngineConfig {
         max_waiting: settings.engine.max_waiting.get().try_into()?,
         prefix_cache: settings.engine.prefix_cache,
@@ -124,6 +126,7 @@ fn load(
     Ok(LocalModel {
         name,
         aliases,
+        adapters: settings.model.adapters.0.iter().map(|adapter| adapter.name.clone()).collect(),
         tokenizer,
         engine: harmonium_engine::start(executor, config),
         defaults: sampling_defaults(generation),
@@ -131,10 +134,12 @@ fn load(
     })
 }
 
-/// The executor of the configured model. `task` is told of the weights' way to the device.
+/// The executor of the configured model. Adapters were checked to be where they can run; `task` is told of the weights' way
+/// to the device.
 pub(crate) fn executor(
     settings: &Settings,
     checkpoint: &Checkpoint,
+    adapters: Vec<Adapter>,
     tokenizer: &Tokenizer,
     place: &Place,
     task: &Task,
@@ -144,9 +149,10 @@ pub(crate) fn executor(
         Place::Cpu => {
             let options = cpu_options(settings, checkpoint.config(), tokenizer)?;
             if let Some(memory) = machine::memory() {
-                check_memory(checkpoint.num_bytes(), options.kv_bytes, memory)?;
+                let weights = adapters.iter().map(Adapter::num_bytes).sum::<u64>();
+                check_memory(checkpoint.num_bytes() + weights, options.kv_bytes, memory)?;
             }
-            Box::new(CpuExecutor::new(checkpoint, &options)?)
+            Box::new(CpuExecutor::new(checkpoint, &options)?.with_adapters(adapters))
         }
         Place::Device(device) => {
             let options = device_options(settings, checkpoint.config(), tokenizer, place)?;

@@ -18,6 +18,8 @@ pub(crate) struct Setting {
     pub(crate) doc: &'static [&'static str],
     /// The values it takes, in words.
     pub(crate) kind: fn() -> String,
+    /// Whether its value is a list, so that its flag may be given more than once.
+    pub(crate) is_list: bool,
     /// Its flag without the dashes, and what the flag's help calls the value.
     pub(crate) flag: Option<(&'static str, &'static str)>,
     /// The name of its variable where that is not the derived one.
@@ -110,6 +112,7 @@ macro_rules! settings {
                 key: stringify!($key),
                 doc: &[$($doc),+],
                 kind: <$kind as $crate::settings::value::Value>::kind,
+                is_list: <$kind as $crate::settings::value::Value>::IS_LIST,
                 flag: $crate::settings::declare::optional!($(($flag, $placeholder))?),
                 env_override: $crate::settings::declare::optional!($($env)?),
                 accepts: |text| {

@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 
+use super::value::Raw;
 use super::{SETTINGS, Setting};
 
 /// What every subcommand that reads the configuration takes.
@@ -18,11 +19,17 @@ pub(crate) struct SettingsArgs {
     pub(crate) flags: Flags,
 }
 
-/// The flags that were given, as pairs of name and text.
+/// The flags that were given, as pairs of name and text. Texts of one that was given more than once are joined, as a
+/// list in a variable is written.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Flags(Vec<(&'static str, String)>);
 
 impl Flags {
+    /// Whether the flag of this name was given.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.0.iter().any(|(flag, _)| *flag == name)
+    }
+
     /// The flags that were given, with their settings and texts.
     pub(super) fn given(&self) -> impl Iterator<Item = (&'static str, &'static Setting, &str)> {
         self.0.iter().filter_map(|(flag, text)| {
@@ -44,13 +51,13 @@ impl Args for Flags {
                 if (setting.accepts)(text) {
                     Ok(text.to_owned())
                 } else {
-                    Err(format!("it takes {}", (setting.kind)()))
+                    let problem = (setting.problem)(&Raw::Text(text.to_owned()));
+                    Err(problem.unwrap_or_else(|| format!("it takes {}", (setting.kind)())))
                 }
             };
-            let help = setting.help();
-            command.arg(
-                Arg::new(name).long(name).value_name(value_name).help(help).value_parser(parse),
-            )
+            let action = if setting.is_list { ArgAction::Append } else { ArgAction::Set };
+            let arg = Arg::new(name).long(name).value_name(value_name).help(setting.help());
+            command.arg(arg.value_parser(parse).action(action))
         })
     }
 
@@ -63,7 +70,11 @@ impl FromArgMatches for Flags {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         Ok(Self(
             flagged()
-                .filter_map(|(name, ..)| Some((name, matches.get_one::<String>(name)?.clone())))
+                .filter_map(|(name, ..)| {
+                    let texts: Vec<&str> =
+                        matches.get_many::<String>(name)?.map(String::as_str).collect();
+                    Some((name, texts.join(",")))
+                })
                 .collect(),
         ))
     }

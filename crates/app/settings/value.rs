@@ -24,6 +24,9 @@ impl fmt::Display for Raw {
 
 /// A type that a setting can have.
 pub(crate) trait Value: Sized {
+    /// Whether it is a list, which text separates by commas.
+    const IS_LIST: bool = false;
+
     /// The values it takes, in words that complete "it takes …".
     fn kind() -> String;
     /// Reads a value of the configuration file; `None` if it is of another kind.
@@ -284,6 +287,8 @@ impl Value for PathBuf {
 }
 
 impl Value for Vec<String> {
+    const IS_LIST: bool = true;
+
     fn kind() -> String {
         "a list of texts (in a variable: separated by commas)".to_owned()
     }

@@ -18,6 +18,9 @@ pub struct Model {
     /// The day it is switched off, `YYYY-MM-DD`, once that is announced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shutdown_date: Option<String>,
+    /// The model that an adapter changes. Not in OpenAI's protocol any more, but where other servers of adapters have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<String>,
     /// Longest sequence in tokens. Not in OpenAI's protocol, but widely read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_model_len: Option<u64>,

@@ -62,7 +62,7 @@ impl Answer {
         arrived: Instant,
         running: TaskTrackerToken,
     ) -> Result<Self> {
-        let Prepared { turn, prompt, max_tokens, .. } = prepared;
+        let Prepared { turn, prompt, max_tokens, variant, .. } = prepared;
         let ready = state.ready()?;
         let seed = turn.seed.unwrap_or_else(|| Uuid::new_v4().as_u64_pair().0);
         let sampling = Arc::new(turn.sampling.clone());
@@ -72,7 +72,7 @@ impl Answer {
         for index in 0..turn.n {
             let stream = ready.model.engine.submit(Request {
                 prompt: prompt.clone(),
-                adapter: None,
+                adapter: variant.adapter,
                 max_tokens,
                 sampling: Arc::clone(&sampling),
                 seed: seed.wrapping_add(u64::from(index)),
@@ -86,7 +86,7 @@ impl Answer {
             id: format!("chatcmpl-{}", Uuid::new_v4().simple()).into(),
             object: "chat.completion.chunk".into(),
             created: unix_seconds(),
-            model: Arc::clone(&ready.name),
+            model: variant.name,
         };
         let usage_mode = turn.stream.unwrap_or(UsageMode::AtEnd);
         let mut answer = Self {

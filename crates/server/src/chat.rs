@@ -75,7 +75,7 @@ fn local(
     arrived: Instant,
     running: TaskTrackerToken,
 ) -> Result<Reply> {
-    let model = Arc::clone(&state.ready()?.name);
+    let model = Arc::clone(&prepared.variant.name);
     let answer = Answer::start(state, prepared, arrived, running)?;
     Ok(Reply::Local { answer: Box::new(answer), model })
 }

@@ -24,7 +24,7 @@ pub fn hosted_capabilities(sees_images: bool, reasons: bool) -> Vec<&'static str
 
 pub(crate) async fn list(State(state): State<Arc<AppState>>) -> Result<Json<ModelList>> {
     let ready = loaded(&state)?;
-    let local = ready.model.names().map(|name| local(ready, name));
+    let local = ready.ids().map(|id| local(ready, id));
     let hosted = state.hosted.iter().flat_map(|all| all.models().map(|model| hosted(all, model)));
     let data = local.chain(hosted).collect();
     Ok(Json(ModelList { object: "list".to_owned(), data }))
@@ -37,7 +37,7 @@ pub(crate) async fn show(
     let ready = loaded(&state)?;
     let id = id.trim_end_matches('/');
     let all = state.hosted.as_deref();
-    if ready.model.is_called(id) {
+    if ready.find(id).is_some() {
         return Ok(Json(local(ready, id)));
     }
     match all.and_then(|all| Some(hosted(all, all.find(id)?))) {
@@ -53,6 +53,7 @@ fn loaded(state: &AppState) -> Result<&ReadyModel> {
 
 fn local(ready: &ReadyModel, id: &str) -> Model {
     let context_len = ready.model.engine.spec().context_len;
+    let is_adapted = ready.find(id).is_some_and(|variant| variant.adapter.is_some());
     let state = if ready.model.engine.is_healthy() { "ready" } else { "stopped" };
     Model {
         id: id.to_owned(),
@@ -60,6 +61,7 @@ fn local(ready: &ReadyModel, id: &str) -> Model {
         created: ready.created,
         owned_by: "harmonium".to_owned(),
         shutdown_date: None,
+        parent: is_adapted.then(|| ready.model.name.clone()),
         max_model_len: Some(context_len.into()),
         max_output_tokens: Some(context_len),
         backend: Some("local".to_owned()),
@@ -83,6 +85,7 @@ fn hosted(all: &Hosted, model: &HostedModel) -> Model {
         created: 0,
         owned_by: "hosted".to_owned(),
         shutdown_date: all.shutdown_date(&model.name).map(|date| date.to_string()),
+        parent: None,
         max_model_len: Some(model.context),
         max_output_tokens: Some(model.max_output),
         backend: Some("hosted".to_owned()),

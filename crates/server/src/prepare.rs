@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use crate::auth::Caller;
 use crate::dispatch::AUTO;
 use crate::error::{Error, FieldCode, Result};
-use crate::state::{AppState, ReadyModel};
+use crate::state::{AppState, ReadyModel, Variant};
 use crate::validate::{Bounds, Turn, validate};
 
 /// Up to here a body takes well under a millisecond.
@@ -27,6 +27,8 @@ pub(crate) struct Prepared {
     pub(crate) prompt: Vec<u32>,
     /// The request's limit or the default; the engine cuts it to the room that the prompt leaves.
     pub(crate) max_tokens: u32,
+    /// What answers it if it stays here.
+    pub(crate) variant: Variant,
     /// The hosted model it names, if it names one.
     pub(crate) hosted_model: Option<String>,
     /// What it is to a hosted model, where there is one.
@@ -81,7 +83,7 @@ fn prepare_now(state: &AppState, caller: Caller, body: &[u8]) -> Result<Prepared
     let request: ChatRequest = parse(body)?;
     let ready = state.routable()?;
     let hosted = state.hosted.as_deref();
-    let hosted_model = hosted_model(ready, hosted, request.model.as_deref())?;
+    let (variant, hosted_model) = asked(ready, hosted, request.model.as_deref())?;
     let spec = ready.model.engine.spec();
     let bounds = Bounds {
         max_n: state.config.max_n,
@@ -99,7 +101,7 @@ fn prepare_now(state: &AppState, caller: Caller, body: &[u8]) -> Result<Prepared
     }
     let prompt = render(&ready.model.tokenizer, &turn.conversation);
     let max_tokens = turn.max_tokens.unwrap_or(state.config.default_max_tokens);
-    Ok(Prepared { turn, prompt, max_tokens, hosted_model, leaving })
+    Ok(Prepared { turn, prompt, max_tokens, variant, hosted_model, leaving })
 }
 
 /// An early answer to books that no model takes: encoding them takes much longer than seeing that.
@@ -119,26 +121,28 @@ fn refuse_what_fits_nowhere(
     Err(Error::ContextLengthOfAll { prompt_len, is_exact: false, context_len, hosted })
 }
 
-/// The hosted model that a request names. One without a model gets whichever is best.
-fn hosted_model(
+/// What answers a request here, and the hosted model that it names. One without a model gets whichever is best.
+fn asked(
     ready: &ReadyModel,
     hosted: Option<&Hosted>,
     name: Option<&str>,
-) -> Result<Option<String>> {
-    match name {
-        None | Some(AUTO) => Ok(None),
-        Some(name) if ready.model.is_called(name) => Ok(None),
-        Some(name) if hosted.is_some_and(|hosted| hosted.find(name).is_some()) => {
-            Ok(Some(name.to_owned()))
-        }
-        Some(name) => Err(unknown_model(ready, hosted, name)),
+) -> Result<(Variant, Option<String>)> {
+    let Some(name) = name.filter(|name| *name != AUTO) else {
+        return Ok((ready.base.clone(), None));
+    };
+    if let Some(variant) = ready.find(name) {
+        return Ok((variant.clone(), None));
+    }
+    match hosted.is_some_and(|hosted| hosted.find(name).is_some()) {
+        true => Ok((ready.base.clone(), Some(name.to_owned()))),
+        false => Err(unknown_model(ready, hosted, name)),
     }
 }
 
 /// The refusal of a model that is neither here nor hosted.
 pub(crate) fn unknown_model(ready: &ReadyModel, hosted: Option<&Hosted>, name: &str) -> Error {
     let hosted = hosted.into_iter().flat_map(Hosted::models).map(|model| model.name.as_str());
-    let known: Vec<_> = ready.model.names().chain(hosted).collect();
+    let known: Vec<_> = ready.ids().chain(hosted).collect();
     Error::UnknownModel { model: name.to_owned(), known: known.join(", ") }
 }
 

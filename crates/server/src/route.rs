@@ -174,7 +174,7 @@ fn local_report(state: &AppState, prepared: &Prepared) -> Result<RouteReport> {
     Ok(RouteReport {
         backend: "local",
         reason: Reason::Fits.as_str(),
-        model: ready.model.name.clone(),
+        model: prepared.variant.name.to_string(),
         prompt_tokens,
         max_output_tokens: prepared.max_tokens.min(room),
         local_context_tokens,

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use harmonium_engine::{Handle, SamplingParams, TokenId};
+use harmonium_engine::{AdapterId, Handle, SamplingParams, TokenId};
 use harmonium_harmony::Tokenizer;
 use harmonium_hosted::Hosted;
 use tokio::sync::Semaphore;
@@ -23,6 +23,9 @@ pub struct LocalModel {
     pub name: String,
     /// Other ids that requests may use for it.
     pub aliases: Vec<String>,
+    /// What its adapters are called, in the order of their ids: requests ask for one as `MODEL:ADAPTER`. They are all
+    /// different, and none has a colon.
+    pub adapters: Vec<String>,
     /// Its vocabulary.
     pub tokenizer: Tokenizer,
     /// The engine that runs it.
@@ -42,22 +45,33 @@ impl fmt::Debug for LocalModel {
 
 impl LocalModel {
     /// Whether requests may call the model so.
-    pub(crate) fn is_called(&self, name: &str) -> bool {
+    fn is_called(&self, name: &str) -> bool {
         self.names().any(|known| known == name)
     }
 
     /// Its name and its aliases.
-    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+    fn names(&self) -> impl Iterator<Item = &str> {
         let is_new = |alias: &&String| **alias != self.name;
         std::iter::once(&self.name).chain(self.aliases.iter().filter(is_new)).map(String::as_str)
     }
+}
+
+/// The local model as a request asks for it: as it is, or with one of its adapters.
+#[derive(Debug, Clone)]
+pub(crate) struct Variant {
+    /// The id under which answers name it.
+    pub(crate) name: Arc<str>,
+    pub(crate) adapter: Option<AdapterId>,
 }
 
 /// A model with what follows from it.
 #[derive(Debug)]
 pub(crate) struct ReadyModel {
     pub(crate) model: LocalModel,
-    pub(crate) name: Arc<str>,
+    /// Without an adapter.
+    pub(crate) base: Variant,
+    /// With each adapter, in the order of their ids.
+    pub(crate) adapted: Vec<Variant>,
     pub(crate) stop_tokens: Arc<[TokenId]>,
     /// When it became ready, in seconds since 1970.
     pub(crate) created: i64,
@@ -71,12 +85,32 @@ impl ReadyModel {
         stop_tokens.extend(control.endoftext);
         stop_tokens.sort_unstable();
         stop_tokens.dedup();
+        let adapted = |(id, adapter)| Variant {
+            name: format!("{}:{adapter}", model.name).into(),
+            adapter: Some(AdapterId(id)),
+        };
         Self {
-            name: model.name.as_str().into(),
+            base: Variant { name: model.name.as_str().into(), adapter: None },
+            adapted: (0..).zip(&model.adapters).map(adapted).collect(),
             stop_tokens: stop_tokens.into(),
             created: unix_seconds(),
             model,
         }
+    }
+
+    /// What requests call so.
+    pub(crate) fn find(&self, name: &str) -> Option<&Variant> {
+        if self.model.is_called(name) {
+            return Some(&self.base);
+        }
+        let (model, adapter) = name.rsplit_once(':')?;
+        let index = self.model.adapters.iter().position(|known| known == adapter)?;
+        self.model.is_called(model).then(|| &self.adapted[index])
+    }
+
+    /// All ids: its name, its aliases, and its name with each adapter.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = &str> {
+        self.model.names().chain(self.adapted.iter().map(|variant| &*variant.name))
     }
 }
 

@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
 
+mod adapters;
 mod cancel;
 mod chat;
 mod connections;

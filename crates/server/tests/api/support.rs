@@ -223,6 +223,8 @@ impl Fixture {
         server.set_ready(LocalModel {
             name: "openai/gpt-oss-test".to_owned(),
             aliases: vec!["test".to_owned()],
+            // As many of them as the executor has.
+            adapters: (0..engine.spec().num_adapters).map(|id| format!("adapter-{id}")).collect(),
             tokenizer: tokenizer(),
             engine: engine.clone(),
             defaults: SamplingParams::default(),
