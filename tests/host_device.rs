@@ -39,6 +39,15 @@ async fn nano_answers_chats_through_preemption_and_prefix_hits() {
     server.wait_until_idle().await;
 }
 
+#[test]
+fn adapters_are_refused_with_what_works_instead() {
+    let args = ["serve", "--port", "0", "--device", "host", "--adapter", "legal=/nowhere"];
+    let output = run(&empty_dir(), &args);
+    assert_eq!(output.status.code(), Some(1));
+    let message = stderr(&output);
+    assert!(message.contains("on the processor") && message.contains("--device cpu"), "{message}");
+}
+
 /// All that is done on a card, on the host device: every kernel and whole forward passes are right, and the report has
 /// every field.
 #[test]

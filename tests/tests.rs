@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
 
+mod adapters;
 mod cancel;
 mod chat;
 mod cli;

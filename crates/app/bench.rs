@@ -82,7 +82,7 @@ fn load(settings: &Settings, checkpoint: &Checkpoint, place: &Place) -> Result<B
             tokio::task::spawn_blocking(move || {
                 let tokenizer = Tokenizer::from_bytes(checkpoint.tokenizer_json()?)
                     .context("cannot read the model's tokenizer")?;
-                stack::executor(&settings, &checkpoint, &tokenizer, &place, &task)
+                stack::executor(&settings, &checkpoint, Vec::new(), &tokenizer, &place, &task)
             })
         };
         progress::during(&task, loading).await.context("loading panicked")?

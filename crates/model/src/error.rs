@@ -33,7 +33,7 @@ pub enum Error {
         /// What the parser met, with its place.
         message: String,
     },
-    /// A key of `config.json` is missing or has a value this model cannot have.
+    /// A key of `config.json` or `adapter_config.json` is missing or has a value that cannot be used.
     #[error("{}: {key}: {message}", file.display())]
     Config {
         /// The file.

@@ -1,9 +1,9 @@
 //! GPT-OSS itself: its files, what they mean, and the forward pass on a CPU and on a CUDA device.
 //!
-//! [`Checkpoint`] maps and checks the files of a [`Source`], [`CpuExecutor`] and [`CudaExecutor`] run
-//! batches over them and [`logits`](logits::logits) answers with raw logits for comparison with other
-//! implementations. The crate knows batches of token ids; it knows neither requests nor text, and it reads
-//! no environment variable.
+//! [`Checkpoint`] maps and checks the files of a [`Source`], and [`Adapter`] those of a change to it. [`CpuExecutor`] and
+//! [`CudaExecutor`] run batches over them, and [`logits`](logits::logits) answers with raw logits for comparison with
+//! other implementations. The crate knows batches of token ids; it knows neither requests nor text, and it reads no
+//! environment variable.
 
 mod adapter;
 mod batch;

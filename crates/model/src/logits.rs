@@ -149,7 +149,7 @@ fn device_executor(
         ..CudaOptions::default()
     };
     options.kv_bytes = Some(options.kv_bytes_for_one_context(checkpoint.config()));
-    CudaExecutor::new(device, checkpoint, &options)
+    CudaExecutor::new(device, checkpoint, &options, &|_| ())
 }
 
 /// Tokens of all chunks and of the longest.

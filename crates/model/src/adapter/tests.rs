@@ -124,8 +124,8 @@ fn targets_of_the_config_that_the_base_lacks_are_named() {
 
 #[test]
 fn tensors_that_do_not_fit_rank_or_base_are_named_with_both_shapes() {
-    let query = tensor(1, "self_attn.q_proj.lora_A");
-    refused("mixed", &[&query, "[5, 64]", "r = 6", "[6, 64]"], |files, _| {
+    let router = tensor(0, "mlp.router.lora_A");
+    refused("mixed", &[&router, "[5, 64]", "r = 6", "[6, 64]"], |files, _| {
         files.config["r"] = json!(6);
     });
     refused("mixed", &["layers.0.mlp.router.lora_B", "[8, 5]", "[16, 5]"], |_, base| {
@@ -136,10 +136,10 @@ fn tensors_that_do_not_fit_rank_or_base_are_named_with_both_shapes() {
     });
     // The two expert parameters of a layer in each other's place.
     let (inner, outer) = ("mlp.experts.base_layer.lora_B", "mlp.experts.lora_B");
-    refused("some", &[&tensor(3, outer), "[128, 16]", "[64, 16]"], |files, _| {
+    refused("some", &[&tensor(3, inner), "[64, 16]", "[128, 16]"], |files, _| {
         let gate_up = files.tensors.remove(&tensor(3, inner)).unwrap();
         let down = files.tensors.insert(tensor(3, outer), gate_up).unwrap();
-        files.tensors.insert(tensor(3, inner), (down.0, vec![128, 8], down.2));
+        files.tensors.insert(tensor(3, inner), down);
     });
 }
 
