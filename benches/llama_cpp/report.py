@@ -1,0 +1,146 @@
+"""What is printed and written in the end: medians, ratios, goals, and everything needed to doubt them."""
+
+import os
+import platform
+import shlex
+import statistics
+import subprocess
+from dataclasses import dataclass
+
+from measure import Series, verdict
+
+# Ratios wished for.
+GOALS = {"prefill": 3.0, "decode": 1.5}
+# Peak memory wished for, as a share of the checkpoint; what keys and values take is not even added to it.
+MEMORY_GOAL = 1.10
+# Instructions that decide which kernels either program takes.
+FLAGS = {"avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "amx_int8",
+         "amx_bf16", "asimd", "asimddp", "i8mm", "bf16", "sve"}
+
+
+def num_cores():
+    """Cores that this process may use; two threads of one core count once."""
+    allowed = os.sched_getaffinity(0)
+    lines = lscpu("-p=cpu,core,socket").splitlines()
+    rows = [tuple(line.split(",")) for line in lines if line and not line.startswith("#")]
+    return len({(core, socket) for cpu, core, socket in rows if int(cpu) in allowed}) or len(allowed)
+
+
+def machine():
+    fields = dict(line.split(":", 1) for line in lscpu().splitlines() if ":" in line)
+    flags = fields.get("Flags", "").split() + fields.get("Features", "").split()
+    return {
+        "processor": fields.get("Model name", platform.machine()).strip(),
+        "family_model": "/".join(fields.get(name, "?").strip() for name in ("CPU family", "Model")),
+        "cores": num_cores(),
+        "l3": fields.get("L3 cache", fields.get("L3", "?")).strip(),
+        "flags": sorted(FLAGS.intersection(flags)),
+        "memory_bytes": memory_bytes(),
+        "system": platform.system() + " " + platform.release(),
+    }
+
+
+def memory_bytes():
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def lscpu(*options):
+    env = {**os.environ, "LC_ALL": "C"}
+    try:
+        return subprocess.run(["lscpu", *options], capture_output=True, text=True, env=env).stdout
+    except OSError:
+        return ""
+
+
+@dataclass
+class Result:
+    facts: dict
+    llama: object
+    harmonium: object
+    errors: list
+
+    def comparisons(self):
+        """(what, their series, our series, ratio, whether it meets the goal) for every figure."""
+        busiest = max(run.others_cores for side in (self.llama, self.harmonium) for run in side.runs)
+        for key in sorted(self.llama.rounds[0], key=lambda key: (key[0] == "decode", key[1])):
+            theirs, ours = (Series([each[key] for each in side.rounds]) for side in (self.llama, self.harmonium))
+            yield key, theirs, ours, *verdict(theirs, ours, GOALS[key[0]], busiest / self.facts["threads"])
+
+    def peaks(self):
+        return [max(run.peak_bytes for run in side.runs) for side in (self.llama, self.harmonium)]
+
+    def table(self):
+        lines = [f"{'':22}{'llama.cpp':>22}{'harmonium':>22}{'ratio':>8}{'goal':>8}"]
+        for (name, number), theirs, ours, ratio, called in self.comparisons():
+            what = f"{name}, {number} tokens" if name == "prefill" else f"{name}, batch {number}"
+            goal = f">= {GOALS[name]}"
+            lines.append(f"{what:22}{cell(theirs):>22}{cell(ours):>22}{ratio:>7.2f}x{goal:>8}  {called}")
+        theirs, ours = self.peaks()
+        size = self.facts["checkpoint_bytes"]
+        called = "met" if ours <= MEMORY_GOAL * size else "more, keys and values included"
+        lines.append(f"{'peak memory, GB':22}{theirs / 1e9:>22.2f}{ours / 1e9:>22.2f}{ours / theirs:>7.2f}x"
+                     f"{f'<= {MEMORY_GOAL * size / 1e9:.2f}':>8}  {called}")
+        median = statistics.median(self.errors)
+        lines += [
+            "",
+            "Speeds in tokens a second: median of the rounds (best, spread). Memory: the most that was resident;",
+            f"its goal is {MEMORY_GOAL} times the checkpoint of {size / 1e9:.2f} GB, without keys and values.",
+            f"llama.cpp's logits of {len(self.errors)} tokens differ from float32 by {median:.1e} (median;"
+            f" {min(self.errors):.1e} to {max(self.errors):.1e}):",
+            "it rounds activations to int8 and bf16. Harmonium's are the float32 ones, as its tests hold them.",
+        ]
+        return "\n".join(lines)
+
+    def text(self):
+        facts, machine = self.facts, self.facts["machine"]
+        lines = [
+            self.table(), "",
+            f"{machine['processor']} (family/model {machine['family_model']}), {machine['cores']} cores, L3"
+            f" {machine['l3']}, {machine['memory_bytes'] / 2**30:.0f} GiB, {machine['system']}",
+            f"instructions: {' '.join(machine['flags'])}",
+            f"{facts['threads']} threads each; gpt-oss-20b's shape with {facts['layers']} layers",
+            f"{facts['harmonium']}",
+            f"llama.cpp of llama-cpp-python {facts['llama_cpp_python']}: {', '.join(facts['llama_cpp_build'])}",
+            f"bytes of the GGUF's tensors: {facts['gguf_bytes']}",
+        ]
+        for side in (self.llama, self.harmonium):
+            lines += ["", f"{side.name}, round by round"]
+            for each in side.rounds:
+                figures = (f"{name} {number}: {value:.2f}" for (name, number), value in each.items())
+                lines.append("  " + ", ".join(figures))
+            for run in side.runs:
+                lines += [
+                    f"  $ {command(run)}",
+                    f"    peak {run.peak_bytes / 1e9:.2f} GB, {run.anonymous_bytes / 1e9:.2f} of it its own at most;"
+                    f" everything else took {run.others_cores:.2f} cores meanwhile",
+                ]
+        return "\n".join(lines) + "\n"
+
+    def json(self):
+        return {
+            **self.facts,
+            "figures": [
+                {
+                    "what": name, "number": number, "llama_cpp_tokens_per_s": theirs.values,
+                    "harmonium_tokens_per_s": ours.values, "ratio_of_medians": ratio, "goal": GOALS[name],
+                    "called": called,
+                }
+                for (name, number), theirs, ours, ratio, called in self.comparisons()
+            ],
+            "peak_bytes": dict(zip(("llama_cpp", "harmonium"), self.peaks(), strict=True)),
+            "llama_cpp_relative_errors_of_logits": self.errors,
+            "runs": [
+                {"command": command(run), "peak_bytes": run.peak_bytes, "anonymous_bytes": run.anonymous_bytes,
+                 "others_cores": run.others_cores}
+                for side in (self.llama, self.harmonium) for run in side.runs
+            ],
+        }
+
+
+def cell(series):
+    return f"{series.median:.2f} ({series.best:.2f}, {series.spread:.0%})"
+
+
+def command(run):
+    """What was run, without where it lay on this machine."""
+    return shlex.join(word.rsplit("/", 1)[-1] for word in run.command)
