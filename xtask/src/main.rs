@@ -29,7 +29,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Everything a change must pass: lint, licences, kernels, unit and integration tests, client suites.
+    /// Everything a change must pass: lint, licences, kernels, unit and integration tests, those of the comparison
+    /// with llama.cpp, client suites.
     Test,
     /// Formatting and clippy over all targets, warnings denied.
     Lint,
@@ -65,6 +66,7 @@ fn run(command: Command) -> Result<()> {
             stages::LICENCES,
             stages::KERNELS,
             stages::TESTS,
+            stages::COMPARISON,
             stages::PYTHON_CLIENT,
             stages::NODE_CLIENT,
         ]),

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 
-use crate::process::{cargo, run as run_command};
+use crate::process::{cargo, program, run as run_command};
 use crate::{clients, kernels, licences};
 
 /// One thing that must pass.
@@ -40,6 +40,16 @@ pub(crate) const KERNELS: Stage = Stage { name: "kernels", check: kernels::check
 pub(crate) const TESTS: Stage = Stage {
     name: "tests",
     check: || run_command(cargo(&["test", "--workspace", "--locked", "--features", "host-device"])),
+};
+
+/// The comparison with llama.cpp reads what both programs report, and judges it rightly.
+pub(crate) const COMPARISON: Stage = Stage {
+    name: "comparison",
+    check: || {
+        let mut tests = program("python3");
+        tests.args(["-m", "unittest", "discover", "-s", "benches/llama_cpp"]);
+        run_command(tests)
+    },
 };
 
 /// The OpenAI SDK for Python drives the real binary.
