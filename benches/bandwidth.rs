@@ -69,9 +69,9 @@ fn noise(len: usize) -> Vec<u8> {
 /// One activation row through every matrix.
 fn pass<const V: usize>(weights: &[impl Weight<V>], num_cols: usize) {
     let row: Vec<f32> = (0..num_cols).map(|index| (index % 7) as f32 - 3.0).collect();
-    let x = Arranged::new([row.as_slice()].into_iter(), num_cols);
+    let x = Arranged::new(Simd::detect(), [row.as_slice()].into_iter(), num_cols);
     for weight in weights {
-        black_box(product(Simd::detect(), weight, &x));
+        black_box(product(weight, &x));
     }
 }
 

@@ -121,7 +121,7 @@ impl CpuExecutor {
             .build()
             .map_err(|e| Error::Option { option: "num_threads", message: e.to_string() })?;
         let simd = Simd::detect();
-        let model = Model::new(checkpoint, weights, &spec, simd)?;
+        let model = Model::new(checkpoint, weights, &spec, simd);
         tracing::debug!(?simd, threads = threads.current_num_threads(), ?spec, "planned");
         let num_tokens = num_tokens as usize;
         Ok(Self { spec, model, threads, num_tokens, submitted: None })

@@ -12,6 +12,7 @@ pub mod config;
 pub mod cpu;
 pub mod cuda;
 mod error;
+mod exp;
 pub mod logits;
 mod memory;
 pub mod mxfp4;

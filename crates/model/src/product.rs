@@ -8,12 +8,14 @@ use rayon::prelude::*;
 use crate::checkpoint::weights::Linear;
 pub use crate::checkpoint::weights::{Bf16Matrix, Mxfp4Matrix};
 pub use crate::simd::{Arranged, Simd};
-use crate::simd::{BF16_VECTORS, MXFP4_VECTORS};
+use crate::simd::{BF16_VECTORS, MXFP4_VECTORS, RowMut};
 
 /// Weight rows that one thread takes at a time: 184 KB of bf16 at a width of 2,880, well inside a core's cache.
 const ROWS_PER_TASK: usize = 32;
 /// Multiplications below which a product is not worth a second thread (about 10 µs of one core).
 const PARALLEL_FROM: usize = 1 << 18;
+/// Values below which arranging them is not worth a second thread.
+const ARRANGED_IN_PARALLEL_FROM: usize = 1 << 16;
 /// Rows transposed together: one cache line of float32.
 const TRANSPOSED_TOGETHER: usize = 16;
 
@@ -23,7 +25,7 @@ pub trait Weight<const V: usize>: Sync {
     fn shape(&self) -> (usize, usize);
     /// For as many weight rows from `first` on as `out` has room for: `out[n][m]` is the sum over `k` of
     /// `weight[first + n][k] * x[m][k]`.
-    fn multiply(&self, simd: Simd, first: usize, x: &Arranged<V>, out: &mut [f32]);
+    fn multiply(&self, first: usize, x: &Arranged<V>, out: &mut [f32]);
 }
 
 impl Weight<BF16_VECTORS> for Bf16Matrix {
@@ -31,8 +33,8 @@ impl Weight<BF16_VECTORS> for Bf16Matrix {
         (self.num_rows, self.num_cols)
     }
 
-    fn multiply(&self, simd: Simd, first: usize, x: &Arranged<BF16_VECTORS>, out: &mut [f32]) {
-        simd.bf16(self, first, x, out);
+    fn multiply(&self, first: usize, x: &Arranged<BF16_VECTORS>, out: &mut [f32]) {
+        Simd::bf16(self, first, x, out);
     }
 }
 
@@ -41,27 +43,46 @@ impl Weight<MXFP4_VECTORS> for Mxfp4Matrix {
         (self.num_rows, self.num_cols)
     }
 
-    fn multiply(&self, simd: Simd, first: usize, x: &Arranged<MXFP4_VECTORS>, out: &mut [f32]) {
-        simd.mxfp4(self, first, x, out);
+    fn multiply(&self, first: usize, x: &Arranged<MXFP4_VECTORS>, out: &mut [f32]) {
+        Simd::mxfp4(self, first, x, out);
     }
 }
 
 /// Rows of `x` times the weights, row-major `[rows, outputs]`, on the threads of the pool it is called in.
-pub fn product<const V: usize>(simd: Simd, weight: &impl Weight<V>, x: &Arranged<V>) -> Vec<f32> {
-    let (num_outputs, num_inputs) = weight.shape();
-    let num_rows = x.num_rows();
-    let mut by_output = vec![0.0; num_outputs * num_rows];
-    let parallel = num_rows * num_outputs * num_inputs >= PARALLEL_FROM;
-    if parallel {
-        by_output.par_chunks_mut(ROWS_PER_TASK * num_rows).enumerate().for_each(|(task, out)| {
-            weight.multiply(simd, task * ROWS_PER_TASK, x, out);
-        });
-    } else {
-        weight.multiply(simd, 0, x, &mut by_output);
+pub fn product<const V: usize>(weight: &impl Weight<V>, x: &Arranged<V>) -> Vec<f32> {
+    products(&[(weight, x)]).pop().expect("one answer a product")
+}
+
+/// Several products side by side: threads meet once for all of them, which counts where each is a matter of
+/// microseconds.
+pub fn products<W: Weight<V>, const V: usize>(products: &[(&W, &Arranged<V>)]) -> Vec<Vec<f32>> {
+    let size = |(weight, x): &(&W, &Arranged<V>)| {
+        let (num_outputs, num_inputs) = weight.shape();
+        x.num_rows() * num_outputs * num_inputs
+    };
+    let parallel = products.iter().map(size).sum::<usize>() >= PARALLEL_FROM;
+    let mut by_output: Vec<Vec<f32>> =
+        products.iter().map(|(weight, x)| vec![0.0; weight.shape().0 * x.num_rows()]).collect();
+    let mut tasks = Vec::new();
+    for ((weight, x), out) in products.iter().zip(&mut by_output) {
+        let chunks = out.chunks_mut(ROWS_PER_TASK * x.num_rows()).enumerate();
+        tasks.extend(chunks.map(|(task, out)| (weight, task * ROWS_PER_TASK, x, out)));
     }
+    if parallel {
+        tasks.into_par_iter().for_each(|(weight, first, x, out)| weight.multiply(first, x, out));
+    } else {
+        tasks.into_iter().for_each(|(weight, first, x, out)| weight.multiply(first, x, out));
+    }
+    let rows = products.iter().map(|(_, x)| x.num_rows());
+    by_output.into_iter().zip(rows).map(|(out, rows)| transposed(out, rows, parallel)).collect()
+}
+
+/// What lay `[outputs, rows]` as `[rows, outputs]`.
+fn transposed(by_output: Vec<f32>, num_rows: usize, parallel: bool) -> Vec<f32> {
     if num_rows == 1 {
         return by_output;
     }
+    let num_outputs = by_output.len() / num_rows;
     let mut by_row = vec![0.0; by_output.len()];
     let transpose = |(task, out): (usize, &mut [f32])| {
         let first = task * TRANSPOSED_TOGETHER;
@@ -81,11 +102,36 @@ pub fn product<const V: usize>(simd: Simd, weight: &impl Weight<V>, x: &Arranged
     by_row
 }
 
+/// Rows arranged by as many threads as pay; `fill` is given each with its index, to be filled.
+pub(crate) fn arrange<const V: usize>(
+    simd: Simd,
+    num_rows: usize,
+    row_len: usize,
+    fill: impl Fn(usize, RowMut<'_, V>) + Sync,
+) -> Arranged<V> {
+    let mut arranged = Arranged::zeros(simd, num_rows, row_len);
+    let rows: Vec<_> = arranged.rows_mut().enumerate().collect();
+    if num_rows * row_len >= ARRANGED_IN_PARALLEL_FROM {
+        rows.into_par_iter().for_each(|(index, row)| fill(index, row));
+    } else {
+        rows.into_iter().for_each(|(index, row)| fill(index, row));
+    }
+    arranged
+}
+
+/// Products with their biases.
+pub(crate) fn linears(linears: &[(&Linear, &Arranged<BF16_VECTORS>)]) -> Vec<Vec<f32>> {
+    let weights: Vec<_> = linears.iter().map(|(linear, x)| (&linear.weight, *x)).collect();
+    let mut answers = products(&weights);
+    for ((linear, _), answer) in linears.iter().zip(&mut answers) {
+        add_bias(answer, &linear.bias);
+    }
+    answers
+}
+
 /// The product with its bias.
-pub(crate) fn linear(simd: Simd, linear: &Linear, x: &Arranged<BF16_VECTORS>) -> Vec<f32> {
-    let mut out = product(simd, &linear.weight, x);
-    add_bias(&mut out, &linear.bias);
-    out
+pub(crate) fn linear(linear: &Linear, x: &Arranged<BF16_VECTORS>) -> Vec<f32> {
+    linears(&[(linear, x)]).pop().expect("one answer a product")
 }
 
 /// Adds the bias to each row.

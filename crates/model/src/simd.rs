@@ -1,79 +1,101 @@
 //! Inner loops over stored weights and cached keys, written once for three instruction sets.
 //!
 //! [`Simd`] picks AVX-512, AVX2 or portable code when the program starts. All three run the same generic loops
-//! over [`Lanes`], sixteen float32 at a time. This is the only module of the crate with SIMD `unsafe`; what it
+//! over [`Lanes`], a register of float32 at a time. This is the only module of the crate with SIMD `unsafe`; what it
 //! exports is safe: lengths are asserted at the door, and an instruction set is used only after detection.
 //!
 //! Rule of order: the sum for one output and one activation row is taken in the same order whatever else
-//! is computed beside it. Tiles change how often a weight is read, never a bit of a result.
+//! is computed beside it. Tiles and panels change how often a weight is read, never a bit of a result.
 
 #![allow(unsafe_code)]
 
 use std::fmt;
 
+mod arranged;
 mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod low_rank;
+mod panel;
 mod portable;
 mod product;
+mod rows;
 #[cfg(test)]
 mod tests;
 
+pub use arranged::{Arranged, RowMut};
 pub(crate) use attention::{Attend, MAX_BLOCK_SIZE, Softmax};
 use low_rank::AddLowRank;
-pub use product::Arranged;
-pub(crate) use product::{BF16_VECTORS, MXFP4_VECTORS};
-use product::{BLOCKS_PER_GROUP, Bf16Rows, Mxfp4Rows, Product};
+use product::Product;
+use rows::{Bf16Rows, Mxfp4Rows};
 
 use crate::adapter::LowRank;
 use crate::checkpoint::weights::{Bf16Matrix, Mxfp4Matrix};
 
-/// float32 lanes of one [`Lanes`] value.
-pub(crate) const LANES: usize = 16;
+/// Vectors of weights in one group of bf16: a register of stored weights unpacks to so many.
+pub(crate) const BF16_VECTORS: usize = 2;
+/// Likewise of MXFP4.
+pub(crate) const MXFP4_VECTORS: usize = 8;
+/// Lanes that a group of MXFP4 has for each of its blocks.
+const LANES_PER_BLOCK: usize = crate::mxfp4::BLOCK / MXFP4_VECTORS;
+/// Most lanes of any instruction set.
+pub(crate) const MAX_LANES: usize = 16;
 
-/// Sixteen float32 in the registers of one instruction set.
+/// As many float32 as a register of one instruction set holds.
 ///
 /// A value may be made only while a function compiled for that instruction set runs: the dispatch below is the
 /// only place that names the implementations, and it runs such functions after detection alone. All methods are
 /// always inlined for the reason given at [`Kernel`].
 trait Lanes: Copy {
-    /// Sixteen 32-bit words of stored weights.
+    /// The same numbers in memory.
+    type Array: Copy;
+    /// As many 32-bit words of stored weights.
     type Words: Copy;
+    /// How many numbers: a multiple of [`LANES_PER_BLOCK`] that divides [`MAX_LANES`].
+    const LANES: usize;
     /// Whether there are 32 registers of this size, or only half as many.
     const MANY: bool;
+    /// Numbers in memory, a register at a time.
+    fn arrays(from: &[f32]) -> &[Self::Array];
+    /// Likewise, to be written.
+    fn arrays_mut(from: &mut [f32]) -> &mut [Self::Array];
     /// All lanes zero.
     fn zero() -> Self;
     /// All lanes this value.
     fn splat(value: f32) -> Self;
-    /// Sixteen numbers from memory.
-    fn load(from: &[f32; LANES]) -> Self;
-    /// Sixteen numbers to memory.
-    fn store(self, to: &mut [f32; LANES]);
-    /// At most 64 bytes; zeros in place of those that lack.
+    /// Numbers from memory.
+    fn load(from: &Self::Array) -> Self;
+    /// Numbers to memory.
+    fn store(self, to: &mut Self::Array);
+    /// At most four bytes a lane; zeros in place of those that lack.
     fn words(from: &[u8]) -> Self::Words;
-    /// Each word's lower half as bf16, and the words shifted to the other.
-    fn bf16(words: Self::Words) -> (Self, Self::Words);
-    /// The value of each word's lowest MXFP4 nibble without its scale, and the words shifted to the next nibble.
-    fn mxfp4(words: Self::Words) -> (Self, Self::Words);
-    /// The scales of four MXFP4 blocks, each in the four lanes of its block. The format's NaN may come out as
-    /// infinite.
-    fn scales(from: [u8; BLOCKS_PER_GROUP]) -> Self;
+    /// A group of bf16 weights. Lane `l` of vector `v` has the one at place `2 l + v` of the group.
+    fn bf16(words: Self::Words) -> [Self; BF16_VECTORS];
+    /// A group of MXFP4 weights without their scales.
+    fn mxfp4(words: Self::Words) -> [Self; MXFP4_VECTORS];
+    /// The place in its group of what [`Lanes::mxfp4`] gives in one lane of one vector. Each block has
+    /// [`LANES_PER_BLOCK`] lanes side by side.
+    fn mxfp4_place(vector: usize, lane: usize) -> usize;
+    /// The scales of the MXFP4 blocks of a group, each in the lanes of its block; any number for blocks that lack.
+    /// The format's NaN may come out as infinite.
+    fn scales(from: &[u8]) -> Self;
     /// `self * factor + sum`.
     fn fma(self, factor: Self, sum: Self) -> Self;
     /// `self * factor`.
     fn mul(self, factor: Self) -> Self;
+    /// `self + other`.
+    fn add(self, other: Self) -> Self;
     /// Asks for the cache line at an address, which may be anywhere.
     fn prefetch(at: *const u8);
     /// The sum of all lanes, in an order of its own that never changes.
     fn sum(self) -> f32;
 }
 
-/// 64 bytes, of which those that lack are zeros.
-fn filled(from: &[u8]) -> [u8; 64] {
-    let mut filled = [0; 64];
+/// As many bytes as are asked for, of which those that lack are zeros.
+fn filled<const N: usize>(from: &[u8]) -> [u8; N] {
+    let mut filled = [0; N];
     filled[..from.len()].copy_from_slice(from);
     filled
 }
@@ -150,28 +172,27 @@ impl Simd {
         }
     }
 
-    /// `out[n][m] = sum over k of weight[first + n][k] * x[m][k]` for as many weight rows `n` as `out` has room for.
+    /// `out[n][m] = sum over k of weight[first + n][k] * x[m][k]` for as many weight rows `n` as `out` has room for,
+    /// by the instruction set that the activations were arranged for.
     pub(crate) fn bf16(
-        self,
         weight: &Bf16Matrix,
         first: usize,
         x: &Arranged<BF16_VECTORS>,
         out: &mut [f32],
     ) {
         let rows = Bf16Rows::new(weight, first, out.len(), x);
-        self.run(Product { rows, x, out });
+        x.simd().run(Product { rows, x, out });
     }
 
     /// The same product with MXFP4 weights.
     pub(crate) fn mxfp4(
-        self,
         weight: &Mxfp4Matrix,
         first: usize,
         x: &Arranged<MXFP4_VECTORS>,
         out: &mut [f32],
     ) {
         let rows = Mxfp4Rows::new(weight, first, out.len(), x);
-        self.run(Product { rows, x, out });
+        x.simd().run(Product { rows, x, out });
     }
 
     /// Adds to `y` what a change of its product makes of `x`.

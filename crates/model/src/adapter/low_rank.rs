@@ -1,6 +1,6 @@
 //! One pair of thin matrices, in the order in which the loop that applies them reads.
 
-use crate::simd::LANES;
+use crate::simd::MAX_LANES;
 
 /// Rows of A that are multiplied together, so that each part of the activations is loaded once for all of them.
 pub(crate) const RANKS_TOGETHER: usize = 4;
@@ -12,9 +12,9 @@ pub(crate) struct LowRank {
     num_outputs: usize,
     /// Rows of A by fours: of each four, the first vector of every row, then the second, and so on. The last four are
     /// filled up with zeros.
-    a: Vec<[[f32; LANES]; RANKS_TOGETHER]>,
+    a: Vec<[[f32; MAX_LANES]; RANKS_TOGETHER]>,
     /// Outputs of B by sixteens: of each sixteen, one vector a rank. The last sixteen are filled up with zeros.
-    b: Vec<[f32; LANES]>,
+    b: Vec<[f32; MAX_LANES]>,
 }
 
 /// The pairs of several experts as PEFT packs them: A is `[experts, rank, inputs]`, B is `[outputs, rank, experts]`.
@@ -32,19 +32,19 @@ impl Packed<'_> {
         let &Self { num_experts, rank, .. } = self;
         let num_ranks = num_experts * rank;
         let (num_inputs, num_outputs) = (self.a.len() / num_ranks, self.b.len() / num_ranks);
-        assert_eq!(num_inputs % LANES, 0, "config.rs checked that widths are multiples of 32");
-        let vectors_per_row = num_inputs / LANES;
-        let (a, _) = self.a[expert * rank * num_inputs..][..rank * num_inputs].as_chunks::<LANES>();
+        assert_eq!(num_inputs % MAX_LANES, 0, "config.rs checked that widths are multiples of 32");
+        let vectors_per_row = num_inputs / MAX_LANES;
+        let (a, _) = self.a[expert * rank * num_inputs..][..rank * num_inputs].as_chunks::<MAX_LANES>();
         let a_row = |row: usize, index: usize| match row < rank {
             true => a[row * vectors_per_row + index],
-            false => [0.0; LANES],
+            false => [0.0; MAX_LANES],
         };
         let b_value = |output: usize, row: usize| match output < num_outputs {
             true => self.scale * self.b[output * num_ranks + row * num_experts + expert],
             false => 0.0,
         };
         let fours = (0..rank).step_by(RANKS_TOGETHER);
-        let sixteens = (0..num_outputs).step_by(LANES);
+        let sixteens = (0..num_outputs).step_by(MAX_LANES);
         LowRank {
             rank,
             num_inputs,
@@ -62,7 +62,7 @@ impl Packed<'_> {
 }
 
 impl LowRank {
-    /// Length of what it is applied to, a multiple of [`LANES`].
+    /// Length of what it is applied to, a multiple of [`MAX_LANES`].
     pub(crate) fn num_inputs(&self) -> usize {
         self.num_inputs
     }
@@ -78,12 +78,12 @@ impl LowRank {
     }
 
     /// The rows of A by fours, the last ones filled up.
-    pub(crate) fn a(&self) -> impl Iterator<Item = &[[[f32; LANES]; RANKS_TOGETHER]]> {
-        self.a.chunks_exact(self.num_inputs / LANES)
+    pub(crate) fn a(&self) -> impl Iterator<Item = &[[[f32; MAX_LANES]; RANKS_TOGETHER]]> {
+        self.a.chunks_exact(self.num_inputs / MAX_LANES)
     }
 
     /// The outputs of B by sixteens, each with one vector a rank.
-    pub(crate) fn b(&self) -> impl Iterator<Item = &[[f32; LANES]]> {
+    pub(crate) fn b(&self) -> impl Iterator<Item = &[[f32; MAX_LANES]]> {
         self.b.chunks_exact(self.rank)
     }
 

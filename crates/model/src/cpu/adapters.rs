@@ -19,11 +19,12 @@ pub(super) struct RowAdapters<'a> {
     rows: Vec<Option<&'a Adapter>>,
 }
 
-/// The same in one layer.
+/// The same in one layer, for those of the step's rows that take part in it.
 #[derive(Clone, Copy)]
 pub(super) struct LayerAdapters<'a> {
     of: &'a RowAdapters<'a>,
     layer: usize,
+    rows: &'a [usize],
 }
 
 /// What one row gains, before it is computed.
@@ -47,21 +48,21 @@ impl<'a> RowAdapters<'a> {
         Some(Self { simd, rows: rows.collect() })
     }
 
-    /// Their part in one layer.
-    pub(super) fn layer(&self, layer: usize) -> LayerAdapters<'_> {
-        LayerAdapters { of: self, layer }
+    /// Their part in one layer, in which these rows of the step take part.
+    pub(super) fn layer<'b>(&'b self, layer: usize, rows: &'b [usize]) -> LayerAdapters<'b> {
+        LayerAdapters { of: self, layer, rows }
     }
 }
 
 impl LayerAdapters<'_> {
-    /// Adds to the outputs `y` of a dense product of all rows what their adapters make of its inputs `x`.
-    pub(super) fn add(self, target: Target, x: &[f32], y: &mut [f32]) {
-        let inputs = x.chunks_exact(x.len() / self.of.rows.len());
-        self.add_to_expert(target, 0, inputs.enumerate(), y);
+    /// Adds to the outputs `y` of a dense product of all rows what their adapters make of its inputs `x`, each `width`
+    /// numbers.
+    pub(super) fn add(self, target: Target, x: &[f32], width: usize, y: &mut [f32]) {
+        self.add_to_expert(target, 0, x.chunks_exact(width).enumerate(), y);
     }
 
-    /// Adds to the outputs `y` of one expert's product what the adapters make of its inputs, each given with the row
-    /// that it belongs to.
+    /// Adds to the outputs `y` of one expert's product what the adapters make of its inputs, each given with the place
+    /// of its row among those that take part.
     pub(super) fn add_to_expert<'x>(
         self,
         target: Target,
@@ -69,11 +70,14 @@ impl LayerAdapters<'_> {
         inputs: impl ExactSizeIterator<Item = (usize, &'x [f32])>,
         y: &mut [f32],
     ) {
-        let num_outputs = y.len() / inputs.len();
+        let num_outputs = y.len() / inputs.len().max(1);
+        if num_outputs == 0 {
+            return;
+        }
         let mut gains: Vec<Gain<'_>> = inputs
             .zip(y.chunks_exact_mut(num_outputs))
             .filter_map(|((row, x), y)| {
-                let change = self.of.rows[row]?.change(self.layer, target, expert)?;
+                let change = self.of.rows[self.rows[row]]?.change(self.layer, target, expert)?;
                 Some(Gain { change, x, y })
             })
             .collect();

@@ -22,9 +22,9 @@ pub(super) struct Attention<'a> {
 }
 
 impl Attention<'_> {
-    /// Weighted values for rotated queries `[rows, heads * head_dim]`, in the same shape. The rows' own keys and
-    /// values are in the pool already.
-    pub(super) fn run(&self, batch: &Batch, queries: &[f32]) -> Vec<f32> {
+    /// Weighted values for the rotated queries `[rows, heads * head_dim]` of some of a batch's rows, in the same shape.
+    /// All rows' keys and values are in the pool already.
+    pub(super) fn run(&self, batch: &Batch, rows: &[usize], queries: &[f32]) -> Vec<f32> {
         let tables: Vec<Table<'_>> = batch
             .spans
             .iter()
@@ -37,7 +37,7 @@ impl Attention<'_> {
             .zip(queries.par_chunks(group * self.head_dim))
             .enumerate()
             .for_each(|(task, (out, queries))| {
-                let (row, kv_head) = (task / self.num_kv_heads, task % self.num_kv_heads);
+                let (row, kv_head) = (rows[task / self.num_kv_heads], task % self.num_kv_heads);
                 let position = batch.positions[row] as usize;
                 self.attend(&tables[row], position, kv_head, queries, out);
             });

@@ -1,13 +1,16 @@
 //! The mixture of experts: which experts a row goes to, and what they answer.
 //!
-//! Rows are grouped by expert, so that an expert's weights are read once for all its rows. A row's answers are
-//! added in the order of their experts' indexes, whatever else is in the batch.
+//! Rows are grouped by expert, so that an expert's weights are read once for all its rows. Experts of few rows work
+//! side by side. A row's answers are added in the order of their experts' indexes, whatever else is in the batch.
+
+use std::borrow::Cow;
 
 use super::adapters::LayerAdapters;
 use crate::adapter::Target;
 use crate::checkpoint::weights::{ExpertLinear, Layer};
 use crate::config::Config;
-use crate::product::{add_bias, product};
+use crate::exp::exp;
+use crate::product::{add_bias, arrange, products};
 use crate::profile::{Clock, mark};
 use crate::simd::{Arranged, MXFP4_VECTORS, Simd};
 
@@ -18,60 +21,114 @@ struct Route {
     weight: f32,
 }
 
-/// Answers of the experts that the router's logits `[rows, experts]` choose for normed rows `[rows, hidden]`.
-pub(super) fn run(
-    simd: Simd,
-    config: &Config,
-    layer: &Layer,
-    adapters: Option<LayerAdapters<'_>>,
-    x: &[f32],
-    router_logits: &[f32],
-    clock: &mut Option<Clock>,
-) -> Vec<f32> {
-    let hidden = config.hidden_size as usize;
-    let mut out = vec![0.0; x.len()];
-    let routes = routes(router_logits, config);
-    mark(clock, "routes");
-    for (expert, routes) in routes.iter().enumerate().filter(|(_, routes)| !routes.is_empty()) {
-        let rows = routes.iter().map(|route| &x[route.row * hidden..][..hidden]);
-        let inputs = Arranged::new(rows.clone(), hidden);
-        let mut gate_up = expert_product(simd, &layer.gate_up, expert, &inputs);
-        let numbers = routes.iter().map(|route| route.row);
-        if let Some(adapters) = adapters {
-            let inputs = numbers.clone().zip(rows);
-            adapters.add_to_expert(Target::GateUp, expert, inputs, &mut gate_up);
+/// Rows from which on an expert's products are enough work for threads to meet after each.
+const ROWS_TOGETHER: usize = 32;
+
+/// The experts of one layer and what they are asked.
+pub(super) struct Experts<'a> {
+    pub(super) simd: Simd,
+    pub(super) config: &'a Config,
+    pub(super) layer: &'a Layer,
+    pub(super) adapters: Option<LayerAdapters<'a>>,
+    /// Normed rows, `[rows, hidden]`.
+    pub(super) x: &'a [f32],
+}
+
+impl Experts<'_> {
+    /// Answers of the experts that the router's logits `[rows, experts]` choose for the rows.
+    pub(super) fn run(&self, router_logits: &[f32], clock: &mut Option<Clock>) -> Vec<f32> {
+        let mut out = vec![0.0; self.x.len()];
+        let routes = routes(router_logits, self.config);
+        mark(clock, "routes");
+        let mut experts: Vec<(usize, &[Route])> = Vec::new();
+        let mut num_rows = 0;
+        for (expert, routes) in routes.iter().enumerate().filter(|(_, routes)| !routes.is_empty())
+        {
+            experts.push((expert, routes.as_slice()));
+            num_rows += routes.len();
+            if num_rows >= ROWS_TOGETHER {
+                self.run_together(&experts, &mut out, clock);
+                experts.clear();
+                num_rows = 0;
+            }
         }
-        let inner = swiglu(&gate_up, config);
+        self.run_together(&experts, &mut out, clock);
+        out
+    }
+
+    /// Adds the answers of some experts to `out`.
+    fn run_together(
+        &self,
+        experts: &[(usize, &[Route])],
+        out: &mut [f32],
+        clock: &mut Option<Clock>,
+    ) {
+        let (simd, config) = (self.simd, self.config);
+        let (hidden, width) = (config.hidden_size as usize, config.intermediate_size as usize);
+        let row = |route: &Route| &self.x[route.row * hidden..][..hidden];
+        let rows = |&(_, routes): &(usize, &[Route])| {
+            arrange(simd, routes.len(), hidden, |index, to| to.fill(row(&routes[index])))
+        };
+        let inputs: Vec<_> = experts.iter().map(rows).collect();
+        let mut gate_ups = expert_products(&self.layer.gate_up, experts, &inputs);
+        self.adapt(Target::GateUp, experts, &mut gate_ups, |_, index, routes| {
+            Cow::Borrowed(row(&routes[index]))
+        });
         mark(clock, "experts up");
-        let width = config.intermediate_size as usize;
-        let inner_rows = inner.chunks_exact(width);
-        let inputs = Arranged::new(inner_rows.clone(), width);
-        let mut answers = expert_product(simd, &layer.down, expert, &inputs);
-        if let Some(adapters) = adapters {
-            let inputs = numbers.zip(inner_rows);
-            adapters.add_to_expert(Target::Down, expert, inputs, &mut answers);
-        }
-        for (route, answer) in routes.iter().zip(answers.chunks_exact(hidden)) {
-            for (out, value) in out[route.row * hidden..][..hidden].iter_mut().zip(answer) {
-                *out += route.weight * value;
+        let inner = |gate_up: &Vec<f32>| {
+            arrange(simd, gate_up.len() / (2 * width), width, |index, to| {
+                to.fill(&swiglu(&gate_up[index * 2 * width..][..2 * width], config));
+            })
+        };
+        let inners: Vec<_> = gate_ups.iter().map(inner).collect();
+        let mut answers = expert_products(&self.layer.down, experts, &inners);
+        self.adapt(Target::Down, experts, &mut answers, |place, index, _| {
+            Cow::Owned(swiglu(&gate_ups[place][index * 2 * width..][..2 * width], config))
+        });
+        for ((_, routes), answers) in experts.iter().zip(answers) {
+            for (route, answer) in routes.iter().zip(answers.chunks_exact(hidden)) {
+                for (out, value) in out[route.row * hidden..][..hidden].iter_mut().zip(answer) {
+                    *out += route.weight * value;
+                }
             }
         }
         mark(clock, "experts down");
     }
-    out
+
+    /// Adds what the rows' adapters make of the inputs of some experts' products to their answers. `input` gives that of
+    /// a route by the expert's place among these and its own among the expert's.
+    fn adapt<'x>(
+        &self,
+        target: Target,
+        experts: &[(usize, &[Route])],
+        answers: &mut [Vec<f32>],
+        input: impl Fn(usize, usize, &[Route]) -> Cow<'x, [f32]>,
+    ) {
+        let Some(adapters) = self.adapters else { return };
+        for (place, ((expert, routes), answers)) in experts.iter().zip(answers).enumerate() {
+            let inputs: Vec<_> =
+                (0..routes.len()).map(|index| input(place, index, routes)).collect();
+            let inputs = routes.iter().zip(&inputs).map(|(route, input)| (route.row, &**input));
+            adapters.add_to_expert(target, *expert, inputs, answers);
+        }
+    }
 }
 
-fn expert_product(
-    simd: Simd,
+/// One product of each of some experts, with its bias.
+fn expert_products(
     weights: &ExpertLinear,
-    expert: usize,
-    x: &Arranged<MXFP4_VECTORS>,
-) -> Vec<f32> {
-    let mut out = product(simd, &weights.experts[expert], x);
+    experts: &[(usize, &[Route])],
+    inputs: &[Arranged<MXFP4_VECTORS>],
+) -> Vec<Vec<f32>> {
+    let jobs: Vec<_> =
+        experts.iter().zip(inputs).map(|((expert, _), x)| (&weights.experts[*expert], x)).collect();
+    let mut answers = products(&jobs);
     let mut bias = vec![0.0; weights.bias.num_cols];
-    weights.bias.widen_row(expert, &mut bias);
-    add_bias(&mut out, &bias);
-    out
+    for ((expert, _), answer) in experts.iter().zip(&mut answers) {
+        weights.bias.widen_row(*expert, &mut bias);
+        add_bias(answer, &bias);
+    }
+    answers
 }
 
 /// The routes to each expert, rows in order.
@@ -105,7 +162,7 @@ fn swiglu(gate_up: &[f32], config: &Config) -> Vec<f32> {
     let (pairs, _) = gate_up.as_chunks::<2>();
     let activate = |[gate, up]: &[f32; 2]| {
         let (gate, up) = (gate.min(limit), up.clamp(-limit, limit));
-        gate / (1.0 + (-alpha * gate).exp()) * (up + 1.0)
+        gate / (1.0 + exp(-alpha * gate)) * (up + 1.0)
     };
     pairs.iter().map(activate).collect()
 }

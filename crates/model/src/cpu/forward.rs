@@ -2,19 +2,21 @@
 
 use std::sync::Arc;
 
-use candle_core::{D, DType, Device, Result, Storage, Tensor};
+use candle_core::{DType, Device, Result, Storage, Tensor};
 use harmonium_engine::{Batch, ExecutorSpec};
+use rayon::prelude::*;
 
 use super::adapters::RowAdapters;
 use super::attention::Attention;
-use super::experts;
+use super::experts::Experts;
 use super::kv_pool::{KvLayout, KvPool};
 use crate::adapter::{Adapter, Target};
 use crate::batch::{Slot, slots};
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::weights::{Layer, Weights};
-use crate::config::{Config, LayerKind};
-use crate::product::{linear, product};
+use crate::config::LayerKind;
+use crate::mxfp4::BLOCK;
+use crate::product::{arrange, linear, linears, product};
 use crate::profile::{Clock, mark};
 use crate::rope::{Rotary, Rotations};
 use crate::simd::{Arranged, BF16_VECTORS, Simd};
@@ -28,8 +30,8 @@ pub(super) struct Model {
     simd: Simd,
     rotary: Rotary,
     block_size: usize,
-    /// Norm gains as tensors: two a layer, then the last one.
-    gains: Vec<Tensor>,
+    /// Norm gains: two a layer, then the last one.
+    gains: Vec<Vec<f32>>,
     /// One a layer, in the group that its kind says.
     pools: Vec<KvPool>,
     /// Runs while a profile is made.
@@ -44,6 +46,26 @@ struct Step<'a> {
     window_slots: Vec<Slot>,
     /// Absent where no row has an adapter.
     adapters: Option<RowAdapters<'a>>,
+    all: &'a Chosen,
+}
+
+/// Rows of a step whose output is wanted.
+struct Chosen {
+    rows: Vec<usize>,
+    rotations: Rotations,
+    /// Whether they are all rows of the step, in order.
+    are_all: bool,
+}
+
+impl Chosen {
+    /// These rows of the residual.
+    fn of(&self, x: Tensor) -> Result<Tensor> {
+        if self.are_all {
+            return Ok(x);
+        }
+        let rows: Vec<u32> = self.rows.iter().map(|row| *row as u32).collect();
+        x.index_select(&Tensor::new(rows.as_slice(), &Device::Cpu)?, 0)
+    }
 }
 
 impl Model {
@@ -52,7 +74,7 @@ impl Model {
         weights: &Arc<Weights>,
         spec: &ExecutorSpec,
         simd: Simd,
-    ) -> Result<Self> {
+    ) -> Self {
         let config = checkpoint.config();
         let layout = KvLayout {
             block_size: spec.block_size as usize,
@@ -68,9 +90,9 @@ impl Model {
             .iter()
             .flat_map(|layer| [&layer.attention_norm, &layer.mlp_norm])
             .chain([&weights.norm])
-            .map(|gain| Tensor::new(gain.as_slice(), &Device::Cpu))
-            .collect::<Result<_>>()?;
-        Ok(Self {
+            .cloned()
+            .collect();
+        Self {
             simd,
             rotary: Rotary::new(&config.rope, layout.head_dim),
             block_size: layout.block_size,
@@ -80,7 +102,7 @@ impl Model {
             checkpoint: checkpoint.clone(),
             weights: Arc::clone(weights),
             adapters: Arc::from([]),
-        })
+        }
     }
 
     /// Takes other adapters, all of them read for this model's config.
@@ -88,36 +110,47 @@ impl Model {
         self.adapters = adapters.into();
     }
 
-    /// Runs a checked batch and returns the logits of some of its rows, `[rows, vocab]`. Only those rows are
-    /// multiplied by the output matrix.
+    /// Runs a checked batch and returns the logits of some of its rows, `[rows, vocab]`. Of the others, only keys and
+    /// values are wanted from the last layer, and nothing after it.
     pub(super) fn forward(&mut self, batch: &Batch, rows: &[usize]) -> Result<Tensor> {
-        let adapters = Arc::clone(&self.adapters);
+        let (weights, adapters) = (Arc::clone(&self.weights), Arc::clone(&self.adapters));
+        let all = self.chosen(batch, (0..batch.tokens.len()).collect());
+        let sampled = self.chosen(batch, rows.to_vec());
         let step = Step {
             batch,
             rotations: self.rotary.at(&batch.positions),
             full_slots: slots(batch, LayerKind::Full, self.block_size),
             window_slots: slots(batch, LayerKind::Window, self.block_size),
             adapters: RowAdapters::of(batch, &adapters, self.simd),
+            all: &all,
         };
-        let (checkpoint, weights) = (self.checkpoint.clone(), Arc::clone(&self.weights));
-        let config = checkpoint.config();
         let mut x = self.embed(batch)?;
         mark(&mut self.clock, "embedding");
         for (index, layer) in weights.layers.iter().enumerate() {
-            x = (&x + self.attention(&step, index, layer, config, &x)?)?;
-            x = (&x + self.mlp(&step, index, layer, config, &x)?)?;
+            let chosen = if index + 1 == weights.layers.len() { &sampled } else { &all };
+            let queries = self.queries(&step, index, layer, &x, chosen)?;
+            if chosen.rows.is_empty() {
+                break;
+            }
+            x = chosen.of(x)?;
+            x = (&x + self.attention(&step, index, layer, chosen, &queries)?)?;
+            x = (&x + self.mlp(&step, index, layer, chosen, &x)?)?;
         }
-        let vocab = config.vocab_size as usize;
+        let vocab = self.checkpoint.config().vocab_size as usize;
         if rows.is_empty() {
             return Tensor::zeros((0, vocab), DType::F32, &Device::Cpu);
         }
-        let rows: Vec<u32> = rows.iter().map(|row| *row as u32).collect();
-        let x = x.index_select(&Tensor::new(rows.as_slice(), &Device::Cpu)?, 0)?;
-        let x = self.norm(&x, self.gains.len() - 1, config)?;
+        let normed = self.norm(&x, self.gains.len() - 1)?;
         mark(&mut self.clock, "norm");
-        let logits = product(self.simd, &weights.lm_head, &arranged(&x)?);
+        let logits = product(&weights.lm_head, &self.arranged(&normed));
         mark(&mut self.clock, "logits");
         Tensor::from_vec(logits, (rows.len(), vocab), &Device::Cpu)
+    }
+
+    fn chosen(&self, batch: &Batch, rows: Vec<usize>) -> Chosen {
+        let positions: Vec<u32> = rows.iter().map(|row| batch.positions[*row]).collect();
+        let are_all = rows.iter().copied().eq(0..batch.tokens.len());
+        Chosen { rotations: self.rotary.at(&positions), rows, are_all }
     }
 
     fn embed(&self, batch: &Batch) -> Result<Tensor> {
@@ -129,43 +162,67 @@ impl Model {
         Tensor::from_vec(rows, (batch.tokens.len(), embedding.num_cols), &Device::Cpu)
     }
 
-    /// What attention adds to the residual. Writes the rows' keys and values on the way.
-    fn attention(
+    /// Rotated queries of the chosen rows. Writes the keys and values of all rows on the way.
+    fn queries(
         &mut self,
         step: &Step<'_>,
         index: usize,
         layer: &Layer,
-        config: &Config,
         x: &Tensor,
-    ) -> Result<Tensor> {
-        let simd = self.simd;
-        let adapters = step.adapters.as_ref().map(|adapters| adapters.layer(index));
-        let normed = self.norm(x, 2 * index, config)?;
-        let inputs = arranged(&normed)?;
+        chosen: &Chosen,
+    ) -> Result<Vec<f32>> {
+        let config = self.checkpoint.config();
+        let normed = self.norm(x, 2 * index)?;
+        let all = self.arranged(&normed);
+        let hidden = config.hidden_size as usize;
+        let of_chosen = (!chosen.are_all).then(|| {
+            arrange(self.simd, chosen.rows.len(), hidden, |index, row| {
+                row.fill(&normed[chosen.rows[index] * hidden..][..hidden]);
+            })
+        });
         mark(&mut self.clock, "norm");
-        let mut queries = linear(simd, &layer.query, &inputs);
-        let mut keys = linear(simd, &layer.key, &inputs);
-        let mut values = linear(simd, &layer.value, &inputs);
-        if let Some(adapters) = adapters {
-            with_values(&normed, |normed| {
-                adapters.add(Target::Query, normed, &mut queries);
-                adapters.add(Target::Key, normed, &mut keys);
-                adapters.add(Target::Value, normed, &mut values);
-            })?;
+        let mut jobs = vec![(&layer.key, &all), (&layer.value, &all)];
+        if !chosen.rows.is_empty() {
+            jobs.push((&layer.query, of_chosen.as_ref().unwrap_or(&all)));
+        }
+        let mut answers = linears(&jobs).into_iter();
+        let mut next = || answers.next().unwrap_or_default();
+        let (mut keys, mut values, mut queries) = (next(), next(), next());
+        if let Some(adapters) = &step.adapters {
+            let of_all = adapters.layer(index, &step.all.rows);
+            of_all.add(Target::Key, &normed, hidden, &mut keys);
+            of_all.add(Target::Value, &normed, hidden, &mut values);
+            let of_chosen = adapters.layer(index, &chosen.rows);
+            let inputs = chosen.rows.iter().map(|row| &normed[row * hidden..][..hidden]);
+            of_chosen.add_to_expert(Target::Query, 0, inputs.enumerate(), &mut queries);
         }
         mark(&mut self.clock, "qkv");
-        step.rotations.apply(&mut queries);
         step.rotations.apply(&mut keys);
-        let kind = config.layers[index];
-        let slots = match kind {
+        if !queries.is_empty() {
+            chosen.rotations.apply(&mut queries);
+        }
+        let slots = match config.layers[index] {
             LayerKind::Full => &step.full_slots,
             LayerKind::Window => &step.window_slots,
         };
         self.pools[index].write(slots, &keys, &values);
         mark(&mut self.clock, "rope");
+        Ok(queries)
+    }
+
+    /// What attention adds to the residual of the chosen rows.
+    fn attention(
+        &mut self,
+        step: &Step<'_>,
+        index: usize,
+        layer: &Layer,
+        chosen: &Chosen,
+        queries: &[f32],
+    ) -> Result<Tensor> {
+        let config = self.checkpoint.config();
         let attention = Attention {
-            simd,
-            kind,
+            simd: self.simd,
+            kind: config.layers[index],
             window: config.window as usize,
             block_size: self.block_size,
             head_dim: config.head_dim as usize,
@@ -173,16 +230,20 @@ impl Model {
             sinks: &layer.sinks,
             pool: &self.pools[index],
         };
-        let attended = attention.run(step.batch, &queries);
+        let attended = attention.run(step.batch, &chosen.rows, queries);
         mark(&mut self.clock, "attention");
         let width = config.query_size();
-        let inputs = Arranged::new(attended.chunks_exact(width), width);
-        let mut output = linear(simd, &layer.output, &inputs);
-        if let Some(adapters) = adapters {
-            adapters.add(Target::Output, &attended, &mut output);
+        let inputs = arrange(self.simd, chosen.rows.len(), width, |index, row| {
+            row.fill(&attended[index * width..][..width]);
+        });
+        let mut output = linear(&layer.output, &inputs);
+        if let Some(adapters) = &step.adapters {
+            let adapters = adapters.layer(index, &chosen.rows);
+            adapters.add(Target::Output, &attended, width, &mut output);
         }
         mark(&mut self.clock, "attention output");
-        Tensor::from_vec(output, x.dims(), &Device::Cpu)
+        let shape = (chosen.rows.len(), config.hidden_size as usize);
+        Tensor::from_vec(output, shape, &Device::Cpu)
     }
 
     /// What the experts add to the residual.
@@ -191,36 +252,57 @@ impl Model {
         step: &Step<'_>,
         index: usize,
         layer: &Layer,
-        config: &Config,
+        chosen: &Chosen,
         x: &Tensor,
     ) -> Result<Tensor> {
-        let adapters = step.adapters.as_ref().map(|adapters| adapters.layer(index));
-        let normed = self.norm(x, 2 * index + 1, config)?;
+        let config = self.checkpoint.config();
+        let adapters = step.adapters.as_ref().map(|of| of.layer(index, &chosen.rows));
+        let normed = self.norm(x, 2 * index + 1)?;
         mark(&mut self.clock, "norm");
-        let mut router_logits = linear(self.simd, &layer.router, &arranged(&normed)?);
-        let (simd, clock) = (self.simd, &mut self.clock);
-        let answers = with_values(&normed, |normed| {
-            if let Some(adapters) = adapters {
-                adapters.add(Target::Router, normed, &mut router_logits);
-            }
-            mark(clock, "router");
-            experts::run(simd, config, layer, adapters, normed, &router_logits, clock)
-        })?;
+        let mut router_logits = linear(&layer.router, &self.arranged(&normed));
+        if let Some(adapters) = adapters {
+            let hidden = config.hidden_size as usize;
+            adapters.add(Target::Router, &normed, hidden, &mut router_logits);
+        }
+        mark(&mut self.clock, "router");
+        let experts = Experts { simd: self.simd, config, layer, adapters, x: &normed };
+        let answers = experts.run(&router_logits, &mut self.clock);
         Tensor::from_vec(answers, x.dims(), &Device::Cpu)
     }
 
+    /// Rows of the residual's width in the order that dense products read.
+    fn arranged(&self, rows: &[f32]) -> Arranged<BF16_VECTORS> {
+        let width = self.checkpoint.config().hidden_size as usize;
+        arrange(self.simd, rows.len() / width, width, |index, row| {
+            row.fill(&rows[index * width..][..width]);
+        })
+    }
+
     /// RMS norm: rows scaled to a mean square of one, times the gain.
-    fn norm(&self, x: &Tensor, gain: usize, config: &Config) -> Result<Tensor> {
-        let mean_square = x.sqr()?.mean_keepdim(D::Minus1)?;
-        let root = (mean_square + f64::from(config.rms_norm_eps))?.sqrt()?;
-        x.broadcast_div(&root)?.broadcast_mul(&self.gains[gain])
+    fn norm(&self, x: &Tensor, gain: usize) -> Result<Vec<f32>> {
+        let (gain, epsilon) = (&self.gains[gain], self.checkpoint.config().rms_norm_eps);
+        with_values(x, |x| {
+            let mut out = vec![0.0; x.len()];
+            out.par_chunks_mut(gain.len())
+                .zip(x.par_chunks(gain.len()))
+                .for_each(|(out, x)| norm_row(x, gain, epsilon, out));
+            out
+        })
     }
 }
 
-/// The rows of a matrix in the order that dense products read.
-fn arranged(rows: &Tensor) -> Result<Arranged<BF16_VECTORS>> {
-    let width = rows.dim(D::Minus1)?;
-    with_values(rows, |values| Arranged::new(values.chunks_exact(width), width))
+/// One row of an RMS norm.
+fn norm_row(x: &[f32], gain: &[f32], epsilon: f32, out: &mut [f32]) {
+    let mut squares = [0.0_f32; BLOCK];
+    for x in x.as_chunks::<BLOCK>().0 {
+        for (square, x) in squares.iter_mut().zip(x) {
+            *square += x * x;
+        }
+    }
+    let root = (squares.iter().sum::<f32>() / x.len() as f32 + epsilon).sqrt();
+    for ((out, x), gain) in out.iter_mut().zip(x).zip(gain) {
+        *out = x / root * gain;
+    }
 }
 
 /// Lends the values of a contiguous float32 tensor.

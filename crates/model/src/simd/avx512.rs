@@ -1,10 +1,12 @@
 //! [`Lanes`] in one AVX-512 register. A table of sixteen float32 fits a register too, so an MXFP4 nibble becomes
-//! its value in a single permute.
+//! its value in a single permute: vector `v` has nibble `v` of each word.
 
 use std::arch::x86_64::*;
 
-use super::{BLOCKS_PER_GROUP, Kernel, LANES, Lanes};
+use super::{BF16_VECTORS, Kernel, Lanes, MXFP4_VECTORS};
 use crate::mxfp4::VALUES;
+
+const LANES: usize = 16;
 
 #[derive(Clone, Copy)]
 pub(super) struct Wide(__m512);
@@ -18,8 +20,20 @@ pub(super) fn run<K: Kernel>(kernel: K) -> K::Output {
 // The processor has AVX-512F wherever these methods run, by the rule at `Lanes`: each SAFETY line relies on it
 // and adds only what is said of memory.
 impl Lanes for Wide {
-    const MANY: bool = true;
+    type Array = [f32; LANES];
     type Words = __m512i;
+    const LANES: usize = LANES;
+    const MANY: bool = true;
+
+    #[inline(always)]
+    fn arrays(from: &[f32]) -> &[[f32; LANES]] {
+        from.as_chunks().0
+    }
+
+    #[inline(always)]
+    fn arrays_mut(from: &mut [f32]) -> &mut [[f32; LANES]] {
+        from.as_chunks_mut().0
+    }
 
     #[inline(always)]
     fn zero() -> Self {
@@ -57,29 +71,41 @@ impl Lanes for Wide {
     }
 
     #[inline(always)]
-    fn bf16(words: __m512i) -> (Self, __m512i) {
+    fn bf16(words: __m512i) -> [Self; BF16_VECTORS] {
         // SAFETY: Registers only.
         unsafe {
-            let halves = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(words));
-            (Self(halves), _mm512_srli_epi32::<16>(words))
+            let upper = _mm512_and_si512(words, _mm512_set1_epi32(0xffff_0000_u32 as i32));
+            [_mm512_slli_epi32::<16>(words), upper].map(|bits| Self(_mm512_castsi512_ps(bits)))
         }
     }
 
     #[inline(always)]
-    fn mxfp4(words: __m512i) -> (Self, __m512i) {
-        // SAFETY: The reference spans the 64 bytes read, and the load needs no alignment.
-        unsafe {
-            let table = _mm512_loadu_ps(VALUES.as_ptr());
-            // The permute looks at the low four bits of each index only.
-            (Self(_mm512_permutexvar_ps(words, table)), _mm512_srli_epi32::<4>(words))
+    fn mxfp4(mut words: __m512i) -> [Self; MXFP4_VECTORS] {
+        let mut weights = [Self::zero(); MXFP4_VECTORS];
+        for weights in &mut weights {
+            // SAFETY: The reference spans the 64 bytes read, and the load needs no alignment.
+            unsafe {
+                let table = _mm512_loadu_ps(VALUES.as_ptr());
+                // The permute looks at the low four bits of each index only.
+                *weights = Self(_mm512_permutexvar_ps(words, table));
+                words = _mm512_srli_epi32::<4>(words);
+            }
         }
+        weights
     }
 
     #[inline(always)]
-    fn scales(from: [u8; BLOCKS_PER_GROUP]) -> Self {
+    fn mxfp4_place(vector: usize, lane: usize) -> usize {
+        MXFP4_VECTORS * lane + vector
+    }
+
+    #[inline(always)]
+    fn scales(from: &[u8]) -> Self {
+        // In a register: a copy of one to three bytes would be a call.
+        let packed = from.iter().rev().fold(0_u32, |packed, scale| packed << 8 | u32::from(*scale));
         // SAFETY: Registers only.
         unsafe {
-            let bytes = _mm512_set1_epi32(i32::from_le_bytes(from));
+            let bytes = _mm512_set1_epi32(packed as i32);
             // Each lane's byte to the top, then all else cut off and the exponent put into its place.
             let to_top = _mm512_set_epi32(0, 0, 0, 0, 8, 8, 8, 8, 16, 16, 16, 16, 24, 24, 24, 24);
             let top = _mm512_srli_epi32::<24>(_mm512_sllv_epi32(bytes, to_top));
@@ -99,6 +125,12 @@ impl Lanes for Wide {
     fn mul(self, factor: Self) -> Self {
         // SAFETY: Registers only.
         Self(unsafe { _mm512_mul_ps(self.0, factor.0) })
+    }
+
+    #[inline(always)]
+    fn add(self, other: Self) -> Self {
+        // SAFETY: Registers only.
+        Self(unsafe { _mm512_add_ps(self.0, other.0) })
     }
 
     #[inline(always)]

@@ -3,15 +3,23 @@
 use super::*;
 use crate::mxfp4::{BLOCK_BYTES, decode_block};
 
-/// Weight rows: below, at and past the tiles of two and four. Activation rows: likewise, and past the cached 48.
-const SHAPES: [(usize, usize, usize); 8] = [
+/// Weight rows: below, at and past tiles and panels. Activation rows: few, where weights are not kept unpacked, and
+/// many, up to past those that stay in cache. Columns: below, at and past groups, runs and the chunks of a panel.
+const SHAPES: [(usize, usize, usize); 15] = [
     (1, 1, 32),
-    (2, 6, 64),
+    (2, 2, 64),
+    (3, 3, 96),
+    (5, 4, 544),
     (3, 5, 96),
+    (2, 6, 64),
     (4, 7, 2880),
+    (13, 8, 32),
+    (8, 9, 160),
     (5, 13, 64),
     (9, 3, 32),
-    (7, 50, 96),
+    (9, 15, 1056),
+    (17, 11, 1024),
+    (7, 70, 96),
     (32, 1, 4096),
 ];
 
@@ -76,8 +84,8 @@ fn products_match_float64_on_every_instruction_set() {
         let rows = || case.x.chunks_exact(num_cols);
         let mut bf16 = vec![0.0; num_rows * num_x];
         let mut mxfp4 = bf16.clone();
-        simd.bf16(&case.bf16, 0, &Arranged::new(rows(), num_cols), &mut bf16);
-        simd.mxfp4(&case.mxfp4, 0, &Arranged::new(rows(), num_cols), &mut mxfp4);
+        Simd::bf16(&case.bf16, 0, &Arranged::new(simd, rows(), num_cols), &mut bf16);
+        Simd::mxfp4(&case.mxfp4, 0, &Arranged::new(simd, rows(), num_cols), &mut mxfp4);
         for row in 0..num_rows {
             for (index, x) in case.x.chunks_exact(num_cols).enumerate() {
                 close(bf16[row * num_x + index], &case.bf16_row(row), x);
@@ -88,23 +96,25 @@ fn products_match_float64_on_every_instruction_set() {
 }
 
 #[test]
-fn a_result_has_the_same_bits_in_every_tile() {
-    let shape @ (num_rows, num_x, num_cols) = (7, 13, 224);
-    let case = case(shape);
-    for simd in Simd::supported() {
+fn a_result_has_the_same_bits_beside_any_others() {
+    // Every number of rows that tiles divide differently, and one past the cached rows; columns past a chunk.
+    let counts = (1..=9).chain([66]);
+    for (simd, num_x) in Simd::supported().iter().flat_map(|s| counts.clone().map(|n| (*s, n))) {
+        let shape @ (num_rows, _, num_cols) = (13, num_x, 1120);
+        let case = case(shape);
         let rows = || case.x.chunks_exact(num_cols);
         let mut together = vec![0.0; num_rows * num_x];
         let mut together_mxfp4 = together.clone();
-        simd.bf16(&case.bf16, 0, &Arranged::new(rows(), num_cols), &mut together);
-        simd.mxfp4(&case.mxfp4, 0, &Arranged::new(rows(), num_cols), &mut together_mxfp4);
+        Simd::bf16(&case.bf16, 0, &Arranged::new(simd, rows(), num_cols), &mut together);
+        Simd::mxfp4(&case.mxfp4, 0, &Arranged::new(simd, rows(), num_cols), &mut together_mxfp4);
         for (index, x) in case.x.chunks_exact(num_cols).enumerate() {
-            let alone = Arranged::new([x].into_iter(), num_cols);
-            let alone_mxfp4 = Arranged::new([x].into_iter(), num_cols);
+            let alone = Arranged::new(simd, [x].into_iter(), num_cols);
+            let alone_mxfp4 = Arranged::new(simd, [x].into_iter(), num_cols);
             for row in 0..num_rows {
                 let mut out = [0.0];
-                simd.bf16(&case.bf16, row, &alone, &mut out);
+                Simd::bf16(&case.bf16, row, &alone, &mut out);
                 assert_eq!(out[0].to_bits(), together[row * num_x + index].to_bits());
-                simd.mxfp4(&case.mxfp4, row, &alone_mxfp4, &mut out);
+                Simd::mxfp4(&case.mxfp4, row, &alone_mxfp4, &mut out);
                 assert_eq!(out[0].to_bits(), together_mxfp4[row * num_x + index].to_bits());
             }
         }
@@ -122,9 +132,13 @@ fn every_nibble_and_scale_unpacks_exactly() {
             for place in 0..32 {
                 let mut x = [0.0; 32];
                 x[place] = 1.0;
-                let mut out = [0.0];
-                simd.mxfp4(&weight, 0, &Arranged::new([&x[..]].into_iter(), 32), &mut out);
-                assert_eq!(out[0], expected[place], "{simd:?}, scale {scale}, place {place}");
+                for num_x in [1, 5] {
+                    let mut out = vec![0.0; num_x];
+                    let rows = vec![&x[..]; num_x].into_iter();
+                    Simd::mxfp4(&weight, 0, &Arranged::new(simd, rows, 32), &mut out);
+                    let expected = vec![expected[place]; num_x];
+                    assert_eq!(out, expected, "{simd:?}, scale {scale}, place {place}");
+                }
             }
         }
     }
