@@ -25,7 +25,8 @@ mod rows;
 #[cfg(test)]
 mod tests;
 
-pub use arranged::{Arranged, RowMut};
+pub use arranged::Arranged;
+pub(crate) use arranged::RowMut;
 pub(crate) use attention::{Attend, MAX_BLOCK_SIZE, Softmax};
 use low_rank::AddLowRank;
 use product::Product;
@@ -55,8 +56,6 @@ trait Lanes: Copy {
     type Words: Copy;
     /// How many numbers: a multiple of [`LANES_PER_BLOCK`] that divides [`MAX_LANES`].
     const LANES: usize;
-    /// Whether there are 32 registers of this size, or only half as many.
-    const MANY: bool;
     /// Numbers in memory, a register at a time.
     fn arrays(from: &[f32]) -> &[Self::Array];
     /// Likewise, to be written.

@@ -3,7 +3,6 @@
 //! The value of an MXFP4 nibble is exact in bf16, so two byte shuffles look up its halves, 32 nibbles at a time. What
 //! follows is as for bf16: two weights in each word.
 
-use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::{BF16_VECTORS, Kernel, Lanes, MXFP4_VECTORS};
@@ -33,25 +32,12 @@ pub(super) fn run<K: Kernel>(kernel: K) -> K::Output {
     kernel.run::<Wide>()
 }
 
-/// The same words, but no constant to the compiler. It would make a blend of an `and` with a constant of whole halves,
-/// and on the processors that this is for a blend waits for the same two ports as all shifts and shuffles.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn unknown(mut words: __m256i) -> __m256i {
-    // SAFETY: There is no instruction.
-    unsafe {
-        asm!("/* {0} */", inout(ymm_reg) words, options(pure, nomem, nostack, preserves_flags));
-    }
-    words
-}
-
 // The processor has AVX2 and FMA wherever these methods run, by the rule at `Lanes`: each SAFETY line relies on
 // it and adds only what is said of memory.
 impl Lanes for Wide {
     type Array = [f32; LANES];
     type Words = __m256i;
     const LANES: usize = LANES;
-    const MANY: bool = false;
 
     #[inline(always)]
     fn arrays(from: &[f32]) -> &[[f32; LANES]] {
@@ -105,8 +91,7 @@ impl Lanes for Wide {
     fn bf16(words: __m256i) -> [Self; BF16_VECTORS] {
         // SAFETY: Registers only.
         unsafe {
-            let mask = unknown(_mm256_set1_epi32(0xffff_0000_u32 as i32));
-            let upper = _mm256_and_si256(words, mask);
+            let upper = _mm256_and_si256(words, _mm256_set1_epi32(0xffff_0000_u32 as i32));
             [
                 Self(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(words))),
                 Self(_mm256_castsi256_ps(upper)),

@@ -23,7 +23,6 @@ impl Lanes for Wide {
     type Array = [f32; LANES];
     type Words = __m512i;
     const LANES: usize = LANES;
-    const MANY: bool = true;
 
     #[inline(always)]
     fn arrays(from: &[f32]) -> &[[f32; LANES]] {

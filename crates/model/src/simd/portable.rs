@@ -13,7 +13,6 @@ impl Lanes for Wide {
     type Array = [f32; LANES];
     type Words = [u32; LANES];
     const LANES: usize = LANES;
-    const MANY: bool = false;
 
     #[inline(always)]
     fn arrays(from: &[f32]) -> &[[f32; LANES]] {

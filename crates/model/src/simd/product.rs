@@ -7,8 +7,9 @@ use super::rows::{Group, Row, Rows};
 use super::{Arranged, Kernel, Lanes};
 
 /// Activation rows up to which weights are not kept unpacked.
-const NN: usize = 1;
 const FEW_ROWS: usize = 4;
+/// Weight rows side by side: sums of one alone would wait for each other.
+const TILE_ROWS: usize = 2;
 
 /// One product, `out` row-major with a row for each weight row.
 pub(super) struct Product<'a, W, const V: usize> {
@@ -41,9 +42,9 @@ impl<W: Rows<V>, const V: usize> Product<'_, W, V> {
     #[inline(always)]
     fn few<L: Lanes, const M: usize>(&mut self) {
         let mut n = 0;
-        while n + NN <= self.rows.len() {
-            self.tile::<L, NN, M>(n);
-            n += NN;
+        while n + TILE_ROWS <= self.rows.len() {
+            self.tile::<L, TILE_ROWS, M>(n);
+            n += TILE_ROWS;
         }
         while n < self.rows.len() {
             self.tile::<L, 1, M>(n);
