@@ -10,7 +10,7 @@ const ROUND: f32 = (3_u32 << 22) as f32;
 const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
 /// `(e^r - 1 - r) / r^2` for magnitudes up to half the logarithm of two, highest power first (Cephes, `expf`).
 const POLYNOMIAL: [f32; 6] =
-    [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5.000_000_1e-1];
+    [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5];
 
 /// `e^x`, within two units in the last place.
 #[inline(always)]

@@ -34,7 +34,8 @@ impl Packed<'_> {
         let (num_inputs, num_outputs) = (self.a.len() / num_ranks, self.b.len() / num_ranks);
         assert_eq!(num_inputs % MAX_LANES, 0, "config.rs checked that widths are multiples of 32");
         let vectors_per_row = num_inputs / MAX_LANES;
-        let (a, _) = self.a[expert * rank * num_inputs..][..rank * num_inputs].as_chunks::<MAX_LANES>();
+        let (a, _) =
+            self.a[expert * rank * num_inputs..][..rank * num_inputs].as_chunks::<MAX_LANES>();
         let a_row = |row: usize, index: usize| match row < rank {
             true => a[row * vectors_per_row + index],
             false => [0.0; MAX_LANES],

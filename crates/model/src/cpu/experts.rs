@@ -42,8 +42,7 @@ impl Experts<'_> {
         mark(clock, "routes");
         let mut experts: Vec<(usize, &[Route])> = Vec::new();
         let mut num_rows = 0;
-        for (expert, routes) in routes.iter().enumerate().filter(|(_, routes)| !routes.is_empty())
-        {
+        for (expert, routes) in routes.iter().enumerate().filter(|(_, routes)| !routes.is_empty()) {
             experts.push((expert, routes.as_slice()));
             num_rows += routes.len();
             if num_rows >= ROWS_TOGETHER {

@@ -2,7 +2,7 @@
 //!
 //! A row is multiplied alone, so its sums are taken in one order whatever else is in the batch.
 
-use super::{Kernel, MAX_LANES, Lanes};
+use super::{Kernel, Lanes, MAX_LANES};
 use crate::adapter::{LowRank, RANKS_TOGETHER};
 
 /// `y += B (A x)`.
