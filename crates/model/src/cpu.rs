@@ -11,6 +11,7 @@ mod attention;
 mod experts;
 mod forward;
 mod kv_pool;
+mod warm;
 
 use candle_core::Tensor;
 use harmonium_engine::{Batch, Executor, ExecutorError, ExecutorSpec, Sampled};
@@ -95,7 +96,8 @@ pub struct CpuExecutor {
 }
 
 impl CpuExecutor {
-    /// Plans memory and starts the threads. Weights stay where the checkpoint has them.
+    /// Plans memory and starts the threads. Weights stay where the checkpoint has them; what is mapped of files is
+    /// brought into memory meanwhile.
     pub fn new(checkpoint: &Checkpoint, options: &CpuOptions) -> Result<Self> {
         let config = checkpoint.config();
         let Contents::Stored(weights) = checkpoint.contents() else {
@@ -122,6 +124,7 @@ impl CpuExecutor {
             .map_err(|e| Error::Option { option: "num_threads", message: e.to_string() })?;
         let simd = Simd::detect();
         let model = Model::new(checkpoint, weights, &spec, simd);
+        warm::start(weights);
         tracing::debug!(?simd, threads = threads.current_num_threads(), ?spec, "planned");
         let num_tokens = num_tokens as usize;
         Ok(Self { spec, model, threads, num_tokens, submitted: None })

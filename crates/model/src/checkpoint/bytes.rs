@@ -53,6 +53,18 @@ impl Bytes {
         Ok(Self { owner: Owner::Mapped(Arc::new(map)), range })
     }
 
+    /// Asks the system to read what is mapped of a file, and waits until it has. Where that cannot be asked for, pages
+    /// come when they are touched.
+    pub(crate) fn populate(&self) {
+        #[cfg(target_os = "linux")]
+        if let Owner::Mapped(map) = &self.owner
+            && let Err(error) =
+                map.advise_range(memmap2::Advice::PopulateRead, self.range.start, self.range.len())
+        {
+            tracing::trace!(%error, "not read ahead");
+        }
+    }
+
     /// A part of it, or `None` if it does not lie inside.
     pub(crate) fn slice(&self, range: Range<usize>) -> Option<Self> {
         self.get(range.clone())?;

@@ -1,0 +1,46 @@
+//! Brings mapped weights into memory while the executor serves already.
+//!
+//! A page of a mapped file costs a fault when it is touched first, and a read from the disk if the system does not hold
+//! it. Which experts a token wakes is chance, so for hundreds of tokens some of them would be new. A thread of its own
+//! has the system map everything that a step reads, in the order in which it does; it ends with the last weight, or
+//! with the executor.
+
+use std::sync::{Arc, Weak};
+use std::thread;
+
+use crate::checkpoint::weights::{ExpertLinear, Layer, Weights};
+
+/// Starts the thread. Without it all works as well, more slowly at first.
+pub(super) fn start(weights: &Arc<Weights>) {
+    let weights = Arc::downgrade(weights);
+    let thread = thread::Builder::new().name("cpu-weights".to_owned());
+    if let Err(error) = thread.spawn(move || populate(&weights)) {
+        tracing::debug!(%error, "weights are not read ahead");
+    }
+}
+
+/// Layer by layer, so that weights that nobody uses any more are held for one layer at most.
+fn populate(weights: &Weak<Weights>) {
+    let mut index = 0;
+    while let Some(weights) = weights.upgrade() {
+        let Some(layer) = weights.layers.get(index) else {
+            return weights.lm_head.bytes.populate();
+        };
+        populate_layer(layer);
+        index += 1;
+    }
+}
+
+fn populate_layer(layer: &Layer) {
+    let Layer { query, key, value, output, router, gate_up, down, .. } = layer;
+    for linear in [query, key, value, output, router] {
+        linear.weight.bytes.populate();
+    }
+    for ExpertLinear { experts, bias } in [gate_up, down] {
+        for expert in experts {
+            expert.blocks.populate();
+            expert.scales.populate();
+        }
+        bias.bytes.populate();
+    }
+}
