@@ -1,7 +1,8 @@
 //! The card: CUDA's driver, loaded when it is first asked for.
 //!
-//! All work goes to one stream, in order, but for copies from pinned memory, which have one of their own; a kernel may start while the one before it ends (programmatic dependent
-//! launch: every kernel waits for its predecessor before it touches what that wrote). A call that fails says which.
+//! All work goes to one stream, in order, but for copies from pinned memory, which have one of their own. A kernel may
+//! start while the one before it ends (programmatic dependent launch: every kernel waits for its predecessor before it
+//! touches what that wrote). A call that fails says which.
 
 #![expect(unsafe_code, reason = "calls the driver")]
 
