@@ -16,15 +16,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use harmonium_bench::read_bandwidth;
 use harmonium_harmony::Tokenizer;
-use harmonium_model::Checkpoint;
 use harmonium_model::profile::Profile;
+use harmonium_model::{Checkpoint, CpuOptions};
 
 use self::engine::Bench;
 use crate::cli::{BenchAction, BenchArgs, BenchEngineArgs};
 use crate::environment::Environment;
 use crate::place::Place;
 use crate::progress::Task;
-use crate::settings::{Positive, Resolved, Settings, SettingsArgs};
+use crate::settings::{Auto, Positive, Resolved, Settings, SettingsArgs};
 use crate::{find, logging, progress, stack};
 
 /// Bytes copied on a device to measure its bandwidth, if it has as much room.
@@ -49,8 +49,9 @@ fn engine(args: &BenchEngineArgs, environment: &Environment) -> Result<ExitCode>
     logging::start(&settings, environment)?;
     // Room for the largest batch.
     let largest = args.batch.iter().map(|size| size.get()).max().unwrap_or(1);
-    settings.engine.max_sequences = Positive::of(largest.max(settings.engine.max_sequences.get()));
-    settings.engine.max_rows = Positive::of(largest.max(settings.engine.max_rows.get()));
+    let defaults = CpuOptions::default();
+    at_least(&mut settings.engine.max_sequences, largest, defaults.max_sequences);
+    at_least(&mut settings.engine.max_rows, largest, defaults.max_rows);
     let place = Place::of(settings.model.device)?;
     let bandwidth = bandwidth(&place)?;
     let checkpoint = Checkpoint::from_source(&find::configured(&settings, environment)?)?;
@@ -70,6 +71,13 @@ fn engine(args: &BenchEngineArgs, environment: &Environment) -> Result<ExitCode>
     bench.prefill(executor.as_mut(), &mut out)?;
     bench.write_left_out(&mut out)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Raises a bound that is less than `wanted`. Where it is left to the executor, it is at least `auto`.
+fn at_least(bound: &mut Auto<Positive>, wanted: u32, auto: u32) {
+    if wanted > bound.as_ref().map_or(auto, |bound| bound.get()) {
+        *bound = Auto::Set(Positive::of(wanted));
+    }
 }
 
 /// The executor, with its progress shown.

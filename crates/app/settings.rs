@@ -62,10 +62,11 @@ declare::settings! {
     engine: EngineSettings {
         /// Most requests that may wait for their first step; one more is answered with status 429.
         max_waiting: Positive = Positive::of(256);
-        /// Most sequences that generate in one step.
-        max_sequences: Positive = Positive::of(64);
-        /// Most tokens in one step, prompt chunks and generated tokens together.
-        max_rows: Positive = Positive::of(512);
+        /// Most sequences that generate in one step; auto is 64 on the processor and 256 on a GPU.
+        max_sequences: Auto<Positive> = Auto::Auto;
+        /// Most tokens in one step, prompt chunks and generated tokens together; auto is 512 on the processor and 2048
+        /// on a GPU.
+        max_rows: Auto<Positive> = Auto::Auto;
         /// Memory of the key-value cache, shared by all sequences, in MiB: auto is what one sequence of full
         /// length needs, at most a quarter of the free memory.
         kv_cache_mib: Auto<Positive> = Auto::Auto;

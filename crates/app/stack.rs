@@ -185,11 +185,12 @@ fn device_options(
     tokenizer: &Tokenizer,
     place: &Place,
 ) -> Result<CudaOptions> {
+    let CudaOptions { max_rows, max_sequences, .. } = CudaOptions::default();
     let mut options = CudaOptions {
         context_len: settings.model.context_len.as_ref().map(|len| len.get()),
         kv_bytes: settings.engine.kv_cache_mib.as_ref().map(|mib| u64::from(mib.get()) * MIB),
-        max_rows: settings.engine.max_rows.get(),
-        max_sequences: settings.engine.max_sequences.get(),
+        max_rows: settings.engine.max_rows.as_ref().map_or(max_rows, |rows| rows.get()),
+        max_sequences: settings.engine.max_sequences.as_ref().map_or(max_sequences, |n| n.get()),
         num_tokens: Some(tokenizer.vocab_size().try_into()?),
     };
     // A card is there for nothing else; the host device shares the memory of this machine.
@@ -215,13 +216,18 @@ fn check_memory(weights: u64, kv: u64, memory: Memory) -> Result<()> {
 
 fn cpu_options(settings: &Settings, config: &Config, tokenizer: &Tokenizer) -> Result<CpuOptions> {
     let num_threads = settings.model.num_threads.as_ref().map(|n| n.get().try_into());
+    let defaults = CpuOptions::default();
     let mut options = CpuOptions {
         context_len: settings.model.context_len.as_ref().map(|len| len.get()),
-        max_rows: settings.engine.max_rows.get(),
-        max_sequences: settings.engine.max_sequences.get(),
+        max_rows: settings.engine.max_rows.as_ref().map_or(defaults.max_rows, |rows| rows.get()),
+        max_sequences: settings
+            .engine
+            .max_sequences
+            .as_ref()
+            .map_or(defaults.max_sequences, |number| number.get()),
         num_threads: num_threads.transpose()?,
         num_tokens: Some(tokenizer.vocab_size().try_into()?),
-        ..CpuOptions::default()
+        ..defaults
     };
     options.kv_bytes = match settings.engine.kv_cache_mib.as_ref() {
         Some(mib) => u64::from(mib.get()) * MIB,

@@ -57,8 +57,8 @@ impl Default for CudaOptions {
         Self {
             context_len: None,
             kv_bytes: None,
-            max_rows: 4096,
-            max_sequences: 128,
+            max_rows: 2048,
+            max_sequences: 256,
             num_tokens: None,
         }
     }
@@ -121,10 +121,22 @@ impl CudaExecutor {
 
     /// Runs a step up to the last norm.
     fn step(&self, batch: &Batch, wanted: &[usize], wishes: Wishes) -> Result<Step, ExecutorError> {
+        let step = self.upload_step(batch, wanted, wishes)?;
+        self.model.forward(&step).map_err(lost)?;
+        Ok(step)
+    }
+
+    /// Uploads a step of any rows.
+    fn upload_step(
+        &self,
+        batch: &Batch,
+        wanted: &[usize],
+        wishes: Wishes,
+    ) -> Result<Step, ExecutorError> {
         batch::check(batch, &self.spec).map_err(ExecutorError::Step)?;
         let per_tile = rows_per_tile(self.model.shape());
         let step = Step::new(batch, wanted, wishes, &self.spec, per_tile, batch.tokens.len());
-        self.model.run(&step).map_err(lost)?;
+        self.model.upload(&step).map_err(lost)?;
         Ok(step)
     }
 
@@ -241,12 +253,12 @@ impl Executor for CudaExecutor {
 
 impl Profile for CudaExecutor {
     fn profile(&mut self, batch: &Batch, repeats: u32) -> Result<Vec<OpTime>, ExecutorError> {
-        if !is_decode(batch) {
-            return Err(ExecutorError::Step("only steps of single rows are profiled".to_owned()));
-        }
-        let rows: Vec<usize> = (0..batch.tokens.len()).collect();
+        let rows: Vec<usize> = batch.samples.iter().map(|sample| sample.row).collect();
         let wishes = Wishes::new(&batch.samples, self.num_tokens, MAX_ADJUSTMENTS);
-        let step = self.decode_step(batch, &rows, wishes)?;
+        let step = match is_decode(batch) {
+            true => self.decode_step(batch, &rows, wishes)?,
+            false => self.upload_step(batch, &rows, wishes)?,
+        };
         let profile = self.model.profile(&step).map_err(lost)?;
         let mut times = profile::Repeats::default();
         for _ in 0..repeats {
