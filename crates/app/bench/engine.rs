@@ -10,10 +10,13 @@ use harmonium_model::profile::Profile;
 use harmonium_model::{Config, traffic};
 use serde_json::{Map, Value, json};
 
-use super::ops;
+use super::ops::{Bound, Operations};
 use crate::cli::BenchEngineArgs;
 use crate::place::Place;
 use crate::table::Table;
+
+/// Repeats of a profiled step of a prompt, of which the median counts.
+const PREFILL_REPEATS: u32 = 3;
 
 /// What is measured, and what came out so far.
 pub(super) struct Bench<'a> {
@@ -121,24 +124,29 @@ impl<'a> Bench<'a> {
         decode: &Decode,
         executor: &mut dyn Profile,
         context: &mut Context,
-    ) -> Result<ops::Operations> {
+    ) -> Result<Operations> {
         let Decode { num_sequences, context_len, .. } = *decode;
         let batch =
             decode.prepare(executor, context)?.next().context("a decoding without steps")?;
         let times = executor.profile(&batch, self.args.steps)?;
         let traffic =
             traffic::decode_ops(self.config, num_sequences, context_len, self.element_bytes);
-        Ok(ops::Operations::new(decode, times, &traffic, self.bandwidth))
+        let step = Map::from_iter([
+            ("batch".to_owned(), num_sequences.into()),
+            ("context".to_owned(), context_len.into()),
+        ]);
+        let bound = Bound::Memory { bandwidth: self.bandwidth };
+        Ok(Operations::new(step, times, &traffic, bound))
     }
 
-    /// One row a prompt length.
+    /// One row a prompt length, then where the time of the step that ends the last prompt goes.
     pub(super) fn prefill(
         &mut self,
         executor: &mut dyn Profile,
         out: &mut impl Write,
     ) -> Result<()> {
         let mut table = Table::new(&["prefill", "steps", "tok/s", "s"]);
-        let mut values = Vec::new();
+        let (mut values, mut last) = (Vec::new(), None::<Prefill>);
         for num_tokens in self.args.prefill.iter().map(|len| len.get()) {
             let name = format!("{num_tokens} tokens");
             let prefill = Prefill { num_tokens };
@@ -157,9 +165,21 @@ impl<'a> Bench<'a> {
                 "seconds": measured.elapsed.as_secs_f64(),
             }));
             self.save("prefill", &values)?;
+            last = Some(prefill);
         }
         table.write_unless_empty(out)?;
-        Ok(())
+        let Some(prefill) = last else { return Ok(()) };
+        let batch = prefill.last_step(executor.spec())?;
+        let (rows, end) = (batch.tokens.len() as u32, prefill.num_tokens);
+        let work = traffic::prefill_flops(self.config, end - rows..end, batch.samples.len());
+        let step =
+            Map::from_iter([("rows".to_owned(), rows.into()), ("end".to_owned(), end.into())]);
+        let times = executor.profile(&batch, PREFILL_REPEATS)?;
+        let operations = Operations::new(step, times, &work, Bound::Arithmetic);
+        writeln!(out, "{rows} rows up to position {end}, by operation:")?;
+        operations.write(out)?;
+        writeln!(out)?;
+        self.save("prefill_operations", &[operations.to_json()])
     }
 
     /// Says what was not measured.

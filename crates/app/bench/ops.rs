@@ -1,98 +1,108 @@
-//! Where the time of a step goes, operation by operation, beside what each must read.
+//! Where the time of a step goes, operation by operation, beside what each must do.
 
 use std::io::{self, Write};
 
-use harmonium_bench::Decode;
 use harmonium_model::profile::OpTime;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::table::Table;
 
-/// The operations of one decode step.
+/// What bounds a step.
+#[derive(Clone, Copy)]
+pub(super) enum Bound {
+    /// Bytes to read, of so many a second.
+    Memory { bandwidth: f64 },
+    /// Floating-point operations.
+    Arithmetic,
+}
+
+/// The operations of one step.
 pub(super) struct Operations {
-    num_sequences: u32,
-    context_len: u32,
-    bandwidth: f64,
-    /// Each with the bytes that it must read.
+    /// Says which step, for programs.
+    step: Map<String, Value>,
+    bound: Bound,
+    /// Each with the bytes or floating-point operations that it must do.
     rows: Vec<(OpTime, f64)>,
 }
 
 impl Operations {
-    /// Puts times and bytes together. `bandwidth` is in bytes a second.
+    /// Puts times and work together.
     pub(super) fn new(
-        decode: &Decode,
+        step: Map<String, Value>,
         times: Vec<OpTime>,
-        traffic: &[(&'static str, f64)],
-        bandwidth: f64,
+        work: &[(&'static str, f64)],
+        bound: Bound,
     ) -> Self {
-        let bytes =
-            |op: &str| traffic.iter().find(|(name, _)| *name == op).map_or(0.0, |row| row.1);
+        let work = |op: &str| work.iter().find(|(name, _)| *name == op).map_or(0.0, |row| row.1);
         let rows = times.into_iter().map(|time| {
-            let bytes = bytes(time.op);
-            (time, bytes)
+            let work = work(time.op);
+            (time, work)
         });
-        Self {
-            num_sequences: decode.num_sequences,
-            context_len: decode.context_len,
-            bandwidth,
-            rows: rows.collect(),
-        }
+        Self { step, bound, rows: rows.collect() }
     }
 
     fn seconds(&self) -> f64 {
         self.rows.iter().map(|(time, _)| time.seconds).sum()
     }
 
-    fn share(&self, seconds: f64, bytes: f64) -> f64 {
-        bytes / seconds / self.bandwidth
-    }
-
     /// One row an operation, and their sum.
     pub(super) fn write(&self, out: &mut impl Write) -> io::Result<()> {
-        let mut table = Table::new(&["operation", "calls", "ms", "of step", "GB", "of roofline"]);
+        let [unit, rate] = match self.bound {
+            Bound::Memory { .. } => ["GB", "of roofline"],
+            Bound::Arithmetic => ["GFLOP", "TFLOP/s"],
+        };
+        let mut table = Table::new(&["operation", "calls", "ms", "of step", unit, rate]);
         let step = self.seconds();
-        let mut row = |name: String, calls: String, seconds: f64, bytes: f64| {
+        let mut row = |name: String, calls: String, seconds: f64, work: f64| {
+            let reached = match self.bound {
+                _ if work == 0.0 => "-".to_owned(),
+                Bound::Memory { bandwidth } => {
+                    format!("{:.0} %", work / seconds / bandwidth * 100.0)
+                }
+                Bound::Arithmetic => format!("{:.1}", work / seconds / 1e12),
+            };
             table.row(vec![
                 name,
                 calls,
                 format!("{:.3}", seconds * 1e3),
                 format!("{:.1} %", seconds / step * 100.0),
-                format!("{:.3}", bytes / 1e9),
-                match bytes > 0.0 {
-                    true => format!("{:.0} %", self.share(seconds, bytes) * 100.0),
-                    false => "-".to_owned(),
-                },
+                format!("{:.3}", work / 1e9),
+                reached,
             ]);
         };
-        for (time, bytes) in &self.rows {
+        for (time, work) in &self.rows {
             let name = match time.kernel == time.op {
                 true => time.op.to_owned(),
                 false => format!("{} ({})", time.op, time.kernel),
             };
-            row(name, time.num_calls.to_string(), time.seconds, *bytes);
+            row(name, time.num_calls.to_string(), time.seconds, *work);
         }
-        let bytes = self.rows.iter().map(|(_, bytes)| bytes).sum();
-        row("one by one".to_owned(), String::new(), step, bytes);
+        let work = self.rows.iter().map(|(_, work)| work).sum();
+        row("one by one".to_owned(), String::new(), step, work);
         table.write(out)
     }
 
     /// The same for programs.
     pub(super) fn to_json(&self) -> Value {
-        let rows = self.rows.iter().map(|(time, bytes)| {
-            json!({
+        let rows = self.rows.iter().map(|(time, work)| {
+            let mut row = json!({
                 "operation": time.op,
                 "kernel": time.kernel,
                 "calls": time.num_calls,
                 "ms": time.seconds * 1e3,
-                "bytes": bytes,
-                "roofline_share": self.share(time.seconds, *bytes),
-            })
+            });
+            match self.bound {
+                Bound::Memory { bandwidth } => {
+                    row["bytes"] = (*work).into();
+                    row["roofline_share"] = (work / time.seconds / bandwidth).into();
+                }
+                Bound::Arithmetic => row["flop"] = (*work).into(),
+            }
+            row
         });
-        json!({
-            "batch": self.num_sequences,
-            "context": self.context_len,
-            "sum_ms": self.seconds() * 1e3,
-            "operations": rows.collect::<Vec<_>>(),
-        })
+        let mut value = self.step.clone();
+        value.insert("sum_ms".to_owned(), (self.seconds() * 1e3).into());
+        value.insert("operations".to_owned(), rows.collect());
+        Value::Object(value)
     }
 }

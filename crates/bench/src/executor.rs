@@ -132,6 +132,13 @@ impl Prefill {
         let num_tokens = self.num_tokens.into();
         Ok(Measured { num_tokens, num_steps, elapsed: started.elapsed() })
     }
+
+    /// The step that ends the prompt. What it reads of the steps before is there after [`Prefill::run`].
+    pub fn last_step(&self, spec: &ExecutorSpec) -> Result<Batch, BenchError> {
+        let layout = Layout::new(spec, self.num_tokens, 0, 1)?;
+        let first = self.num_tokens.saturating_sub(1) / spec.max_rows * spec.max_rows;
+        Ok(layout.chunk(spec, first..self.num_tokens, self.num_tokens))
+    }
 }
 
 fn within(what: &'static str, wanted: u64, available: u64) -> Result<(), BenchError> {
@@ -194,30 +201,35 @@ impl Layout {
         let mut first = 0;
         while first < len {
             let end = len.min(first + spec.max_rows);
-            let num_blocks = end.div_ceil(self.block_len);
-            let first_block = self.first_seen(first);
-            let window_blocks: Vec<BlockId> =
-                (first_block..num_blocks).map(|block| self.window_block(block)).collect();
-            let rows = 0..(end - first) as usize;
-            let batch = Batch {
-                tokens: (first..end).map(|position| token(position, &spec)).collect(),
-                positions: (first..end).collect(),
-                spans: vec![Span {
-                    rows: rows.clone(),
-                    full_blocks: 0..num_blocks as usize,
-                    window_blocks: 0..window_blocks.len(),
-                    window_first_block: first_block,
-                    adapter: None,
-                }],
-                full_blocks: (0..num_blocks).collect(),
-                window_blocks,
-                samples: if end == len { vec![sample(rows.end - 1)] } else { Vec::new() },
-            };
-            executor.run(&batch)?;
+            executor.run(&self.chunk(&spec, first..end, len))?;
             num_steps += 1;
             first = end;
         }
         Ok(num_steps)
+    }
+
+    /// Positions of the shared context in one step; the one that ends the `len` tokens is sampled from.
+    fn chunk(&self, spec: &ExecutorSpec, positions: Range<u32>, len: u32) -> Batch {
+        let num_blocks = positions.end.div_ceil(self.block_len);
+        let first_block = self.first_seen(positions.start);
+        let window_blocks: Vec<BlockId> =
+            (first_block..num_blocks).map(|block| self.window_block(block)).collect();
+        let rows = 0..positions.len();
+        let is_last = positions.end == len;
+        Batch {
+            tokens: positions.clone().map(|position| token(position, spec)).collect(),
+            positions: positions.collect(),
+            spans: vec![Span {
+                rows: rows.clone(),
+                full_blocks: 0..num_blocks as usize,
+                window_blocks: 0..window_blocks.len(),
+                window_first_block: first_block,
+                adapter: None,
+            }],
+            full_blocks: (0..num_blocks).collect(),
+            window_blocks,
+            samples: if is_last { vec![sample(rows.end - 1)] } else { Vec::new() },
+        }
     }
 
     /// One row for each sequence, at `position`.

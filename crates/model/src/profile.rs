@@ -21,7 +21,7 @@ pub struct OpTime {
 
 /// An executor that can say where its time goes.
 pub trait Profile: Executor {
-    /// Runs a step of single rows `repeats` times, with a clock behind every operation. Operations come in the order in
+    /// Runs a step `repeats` times, with a clock behind every operation. Operations come in the order in
     /// which they first run.
     fn profile(&mut self, batch: &Batch, repeats: u32) -> Result<Vec<OpTime>, ExecutorError>;
 }

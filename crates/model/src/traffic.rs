@@ -1,5 +1,7 @@
 //! How many bytes a step must read: what bounds decoding on every machine.
 
+use std::ops::Range;
+
 use crate::config::{Config, LayerKind};
 use crate::mxfp4::{BLOCK, BLOCK_BYTES};
 
@@ -61,10 +63,58 @@ pub fn decode_ops(
     ]
 }
 
+/// Floating-point operations of a step of one sequence's prompt, by operation, all layers together: two for each weight
+/// and row, four for each element of a key that a query sees. What is small beside these counts nothing.
+pub fn prefill_flops(
+    config: &Config,
+    positions: Range<u32>,
+    num_logits: usize,
+) -> [(&'static str, f64); 7] {
+    let wide = |number: u32| f64::from(number);
+    let (rows, layers) = (positions.len() as f64, config.layers.len() as f64);
+    let (hidden, inner) = (wide(config.hidden_size), wide(config.intermediate_size));
+    let (query, kv) = (config.query_size() as f64, config.kv_size() as f64);
+    // A row at position p sees p + 1 positions, through a window the last ones.
+    let seen = |window: u32| positions.clone().map(|p| wide((p + 1).min(window))).sum::<f64>();
+    let [full, window] = [seen(u32::MAX), seen(config.window)];
+    let seen = config.layers.iter().map(|kind| match kind {
+        LayerKind::Full => full,
+        LayerKind::Window => window,
+    });
+    let product = |inputs: f64, outputs: f64| 2.0 * rows * layers * inputs * outputs;
+    let chosen = wide(config.experts_per_token);
+    [
+        ("qkv", product(hidden, query + 2.0 * kv)),
+        ("attention", 4.0 * query * seen.sum::<f64>()),
+        ("attention output", product(query, hidden)),
+        ("router", product(hidden, wide(config.num_experts))),
+        ("experts up", product(hidden, 2.0 * inner) * chosen),
+        ("experts down", product(inner, hidden) * chosen),
+        ("logits", 2.0 * num_logits as f64 * hidden * wide(config.vocab_size)),
+    ]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::synth::Shape;
+
+    #[test]
+    fn a_prompt_costs_two_operations_a_weight_and_row() {
+        let config = Shape::GPT_OSS_120B.to_config().unwrap();
+        let flops = |positions, num| {
+            prefill_flops(&config, positions, num).map(|(_, flops)| flops.round() as u64)
+        };
+        let [qkv, attention, output, router, up, down, logits] = flops(1000..1002, 1);
+        let layers = 36;
+        assert_eq!(qkv, 2 * 2 * layers * 2880 * 5120);
+        assert_eq!(output, 2 * 2 * layers * 4096 * 2880);
+        assert_eq!(router, 2 * 2 * layers * 2880 * 128);
+        assert_eq!(up, 2 * 2 * layers * 4 * 2880 * 5760);
+        assert_eq!(down, 2 * 2 * layers * 4 * 2880 * 2880);
+        assert_eq!(logits, 2 * 2880 * 201_088);
+        assert_eq!(attention, 4 * 4096 * 18 * (1001 + 1002 + 2 * 128));
+    }
 
     #[test]
     fn one_token_reads_what_the_published_shapes_make_it_read() {

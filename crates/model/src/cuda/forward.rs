@@ -145,12 +145,6 @@ impl Model {
         &self.full
     }
 
-    /// Uploads a step and runs it, up to the last norm.
-    pub(super) fn run(&self, step: &Step) -> Result<()> {
-        self.upload(step)?;
-        self.forward(step)
-    }
-
     /// Uploads what a step tells the device.
     pub(super) fn upload(&self, step: &Step) -> Result<()> {
         self.device.upload(&self.buffers.inputs, 0, &step.bytes)?;
@@ -204,7 +198,8 @@ impl Model {
         self.device.read(first(&self.buffers.logprobs, num_rows * row_bytes)?)
     }
 
-    fn forward(&self, step: &Step) -> Result<()> {
+    /// Runs what was uploaded, up to the last norm.
+    pub(super) fn forward(&self, step: &Step) -> Result<()> {
         let (b, rows) = (&self.buffers, step.rows);
         let hidden = self.config.hidden_size as usize;
         let row_bytes = rows * hidden * WORD;
