@@ -143,8 +143,10 @@ __device__ __forceinline__ void cp_async_wait() {
 // 8x8 matrices of 16-bit numbers from shared memory: lane i names row i % 8 of matrix i / 8 (16 bytes, aligned).
 #ifdef __CUDACC__
 #define SITE_HERE
+#define SITE_ONLY
 #else
 #define SITE_HERE , host::Site site = HOST_SITE
+#define SITE_ONLY host::Site site = HOST_SITE
 #endif
 
 __device__ __forceinline__ void ldmatrix_x1(uint32_t (&out)[1], const void* row SITE_HERE) {

@@ -121,10 +121,11 @@ void begin(Worker& w, uint3 block) {
         thread.state = State::New;
         thread.num_groups = 0;
         thread.copies.clear();
+        thread.fenced_at = 0;
     }
     for (unsigned i = 0; i * 32 < w.num_threads; i++) {
         const unsigned num_lanes = std::min(w.num_threads - i * 32, 32u);
-        w.warps[i] = {num_lanes == 32 ? 0xffffffffu : (1u << num_lanes) - 1, 0, 0};
+        w.warps[i] = {num_lanes == 32 ? 0xffffffffu : (1u << num_lanes) - 1, 0, 0, false, 0, {}};
     }
     // After a mistake threads are left where they were, with their stacks.
     w.free_stacks.clear();

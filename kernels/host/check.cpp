@@ -142,6 +142,18 @@ void shadow_written(Worker& w, const unsigned char* from, size_t num_bytes) {
     }
 }
 
+void shadow_fenced(const Worker& w, const unsigned char* from, size_t num_bytes) {
+    for (size_t i = 0; i < num_bytes; i++) {
+        const uint32_t last = w.shadow->writes[from - w.shared + i];
+        if (last < kFirst || w.event >= kMaxEvent) continue;
+        const unsigned writer = (last - kFirst) & ((1u << kThreadBits) - 1);
+        if ((last - kFirst) >> kThreadBits >= w.threads[writer].fenced_at) {
+            fault(FaultKind::SharedRace, "multiplies shared memory that thread %u wrote, with no fence_async_proxy since",
+                  writer);
+        }
+    }
+}
+
 void shadow_end(Worker& w) {
     std::memset(w.shadow->writes, 0, w.shared_used * sizeof(uint32_t));
     std::memset(w.shadow->reads, 0, w.shared_used * sizeof(uint32_t));

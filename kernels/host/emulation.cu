@@ -1,7 +1,7 @@
-// Small kernels that use each wrapper of common/ptx.cuh once, so that crates/cuda/tests/emulation.rs can hold the
+// Small kernels that use each wrapper of common/ptx.cuh and common/wgmma.cuh once, so that crates/cuda/tests/emulation.rs can hold the
 // host device's emulation against the PTX manual. Compiled for the host device only.
 
-#include "../common/ptx.cuh"
+#include "../common/wgmma.cuh"
 
 struct MatmulParams {
     const bf16* a; // [16, 16]
@@ -28,6 +28,49 @@ KERNEL(emulation_matmul, MatmulParams, 32) {
     float d[4] = {};
     mma_bf16_16816(d, a_parts, b_parts);
     for (int i = 0; i < 4; i++) p.d[(lane / 4 + i / 2 * 8) * 8 + lane % 4 * 2 + i % 2] = d[i];
+}
+
+struct WgmmaParams {
+    const bf16* a; // [64, 64]
+    const bf16* b; // [96, 64]
+    float* out;    // [3, 64, 96]
+};
+
+// a b^T by one warpgroup, three times: with a in shared memory, with a in registers, and looked at too early.
+KERNEL(emulation_wgmma, WgmmaParams, 128) {
+    SHARED_DYNAMIC(bytes);
+    bf16* a = reinterpret_cast<bf16*>(bytes);
+    bf16* b = a + 64 * 64;
+    const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
+    for (int i = thread; i < 64 * 8; i += 128) cp_async_16(a + wgmma_chunk(i / 8, i % 8), p.a + i * 8);
+    for (int i = thread; i < 96 * 8; i += 128) cp_async_16(b + wgmma_chunk(i / 8, i % 8), p.b + i * 8);
+    cp_async_commit();
+    cp_async_wait<0>();
+    fence_async_proxy();
+    __syncthreads();
+    const uint64_t a_tile = wgmma_tile(a), b_tile = wgmma_tile(b);
+    float shared_sums[48] = {}, register_sums[48] = {}, early_sums[48] = {};
+    wgmma_fence();
+    for (int k = 0; k < 4; k++) {
+        uint32_t parts[4];
+        ldmatrix_x4(parts, a + wgmma_chunk(warp * 16 + lane % 16, k * 2 + lane / 16));
+        wgmma_bf16<96>(shared_sums, a_tile + k * 2, b_tile + k * 2);
+        wgmma_bf16<96>(register_sums, parts, b_tile + k * 2);
+    }
+    wgmma_commit();
+    wgmma_fence();
+    wgmma_bf16<96>(early_sums, a_tile, b_tile);
+    wgmma_commit();
+    wgmma_wait<1>();
+    wgmma_arrived(shared_sums);
+    wgmma_arrived(register_sums);
+    for (int i = 0; i < 48; i++) {
+        const int at = (warp * 16 + lane / 4 + i / 2 % 2 * 8) * 96 + i / 4 * 8 + lane % 4 * 2 + i % 2;
+        p.out[at] = shared_sums[i];
+        p.out[64 * 96 + at] = register_sums[i];
+        p.out[2 * 64 * 96 + at] = early_sums[i];
+    }
+    wgmma_wait<0>();
 }
 
 struct WarpParams {

@@ -1,7 +1,8 @@
 // Kernels with one mistake each, for the tests of the host device: crates/cuda/tests/faults.rs says what must be
-// found. They are compiled for the host device only. All run as one block of 64 threads on `data`, 64 floats.
+// found. They are compiled for the host device only. All run as one block of 64 threads on `data`, 64 floats;
+// those of products as one block of 128.
 
-#include "../common/ptx.cuh"
+#include "../common/wgmma.cuh"
 
 struct FaultParams {
     float* data;
@@ -117,4 +118,49 @@ KERNEL(fault_other_threads_locals, FaultParams, 64) {
     if (threadIdx.x == 0) pointer[0] = const_cast<float*>(&local);
     __syncthreads();
     p.data[threadIdx.x] = *pointer[0];
+}
+
+// A tile of 64 rows of ones with one mistake in using it.
+static __device__ void multiply(bf16* tile, int first_k, bool is_visible, bool is_begun, bool is_changed) {
+    const int thread = static_cast<int>(threadIdx.x);
+    const uint4 ones = make_uint4(0x3f803f80u, 0x3f803f80u, 0x3f803f80u, 0x3f803f80u);
+    for (int i = thread; i < 64 * 8; i += 128) st_v4(tile + i * 8, ones);
+    if (is_visible) fence_async_proxy();
+    __syncthreads();
+    float sums[32] = {};
+    if (is_begun) wgmma_fence();
+    wgmma_bf16<64>(sums, wgmma_tile(tile), wgmma_tile(tile) + static_cast<uint64_t>(first_k / 8));
+    wgmma_commit();
+    if (is_changed && thread == 127) st_v4(tile, ones);
+    wgmma_wait<0>();
+}
+
+KERNEL(fault_wgmma_small_group, FaultParams, 64) {
+    SHARED_DYNAMIC(bytes);
+    multiply(reinterpret_cast<bf16*>(bytes), 0, true, true, false);
+}
+
+KERNEL(fault_wgmma_misaligned_tile, FaultParams, 128) {
+    SHARED_DYNAMIC(bytes);
+    multiply(reinterpret_cast<bf16*>(bytes + 512), 0, true, true, false);
+}
+
+KERNEL(fault_wgmma_beyond_row, FaultParams, 128) {
+    SHARED_DYNAMIC(bytes);
+    multiply(reinterpret_cast<bf16*>(bytes), 64, true, true, false);
+}
+
+KERNEL(fault_wgmma_not_visible, FaultParams, 128) {
+    SHARED_DYNAMIC(bytes);
+    multiply(reinterpret_cast<bf16*>(bytes), 0, false, true, false);
+}
+
+KERNEL(fault_wgmma_not_begun, FaultParams, 128) {
+    SHARED_DYNAMIC(bytes);
+    multiply(reinterpret_cast<bf16*>(bytes), 0, true, false, false);
+}
+
+KERNEL(fault_wgmma_changed, FaultParams, 128) {
+    SHARED_DYNAMIC(bytes);
+    multiply(reinterpret_cast<bf16*>(bytes), 0, true, true, true);
 }

@@ -43,6 +43,16 @@ struct AsyncCopy {
     unsigned num_bytes, num_read, group;
 };
 
+// A product of one warp of a warpgroup that no wgmma_wait has completed.
+struct Product {
+    float* sums[32];
+    std::vector<float> held; // what the sums are while nobody may read them; empty if an earlier product holds them
+    bool has_registers;
+    unsigned a[32][4];
+    uint64_t a_tile, b_tile;
+    unsigned num_columns, group;
+};
+
 enum class State { New, Ready, AtBarrier, InWarp, Done };
 
 struct Thread {
@@ -57,12 +67,16 @@ struct Thread {
     Resolve resolve;
     unsigned num_groups;
     std::vector<AsyncCopy> copies;
+    uint32_t fenced_at; // event of the last fence_async_proxy
 };
 
 struct Warp {
     unsigned lanes;     // lanes that the block's size gives this warp
     unsigned waiting;   // lanes in warp_join
     uint32_t synced_at; // event of the last __syncwarp
+    bool is_fenced;     // whether a group of products has begun
+    unsigned num_groups;
+    std::vector<Product> products;
 };
 
 struct SharedArray {
@@ -127,6 +141,8 @@ void shadow_end(Worker& worker);
 void shadow_add(Worker& worker, const unsigned char* from, size_t num_bytes);
 void shadow_pending(Worker& worker, const unsigned char* from, size_t num_bytes);
 void shadow_written(Worker& worker, const unsigned char* from, size_t num_bytes);
+// Ends the launch with an error unless the writers of these bytes have called fence_async_proxy since.
+void shadow_fenced(const Worker& worker, const unsigned char* from, size_t num_bytes);
 
 // memory.cpp: global memory
 struct Range {

@@ -38,6 +38,36 @@ fn matrices_are_multiplied() {
 }
 
 #[test]
+fn warpgroups_multiply_tiles_of_shared_memory() {
+    #[derive(Clone, Copy, Pod, Zeroable)]
+    #[repr(C)]
+    struct Params {
+        a: DevicePtr,
+        b: DevicePtr,
+        out: DevicePtr,
+    }
+    let a: Vec<bf16> = (0..64 * 64).map(|i| bf16::from_f32((i * 7 % 31) as f32 - 15.0)).collect();
+    let b: Vec<bf16> = (0..96 * 64).map(|i| bf16::from_f32((i * 5 % 23) as f32 - 11.0)).collect();
+    let device = Device::host().unwrap();
+    let (a_buffer, b_buffer) = (device.alloc_from(&a).unwrap(), device.alloc_from(&b).unwrap());
+    let out = device.alloc(3 * 64 * 96 * 4).unwrap();
+    let params = Params { a: a_buffer.ptr(), b: b_buffer.ptr(), out: out.ptr() };
+    let grid = Grid { grid: [1, 1, 1], block: [128, 1, 1], shared_bytes: (64 + 96) * 128 };
+    // SAFETY: the buffers are as long as emulation.cu says, and every access is checked.
+    unsafe { device.launch("emulation_wgmma", &grid, &params) }.unwrap();
+    let out = device.read::<f32>(out.whole()).unwrap();
+    let (shared, rest) = out.split_at(64 * 96);
+    let (registers, early) = rest.split_at(64 * 96);
+    for i in 0..64 * 96 {
+        let (row, column) = (i / 96, i % 96);
+        let products = (0..64).map(|k| a[row * 64 + k].to_f32() * b[column * 64 + k].to_f32());
+        let sum = products.sum::<f32>();
+        assert_eq!((shared[i], registers[i]), (sum, sum), "row {row}, column {column}");
+    }
+    assert!(early.iter().all(|sum| sum.is_nan()), "sums were read that no wait had completed");
+}
+
+#[test]
 fn warps_exchange_values() {
     #[derive(Clone, Copy, Pod, Zeroable)]
     #[repr(C)]

@@ -101,6 +101,23 @@ fn missing_barrier_is_found() {
 }
 
 #[test]
+fn misuse_of_warpgroup_products_is_found() {
+    let finds = |kernel, num_threads, kind, message: &str| {
+        let shared_bytes = 64 * 128 + 512;
+        let grid = Grid { grid: [1, 1, 1], block: [num_threads, 1, 1], shared_bytes };
+        let fault = fault(kernel, &grid);
+        assert_eq!(fault.kind, kind, "{kernel}: {fault}");
+        assert!(fault.message.contains(message), "{kernel}: {fault}");
+    };
+    finds("fault_wgmma_small_group", 64, FaultKind::Barrier, "fewer than 128 threads");
+    finds("fault_wgmma_misaligned_tile", 128, FaultKind::Misaligned, "not a multiple of 1024");
+    finds("fault_wgmma_beyond_row", 128, FaultKind::Misaligned, "offset 128 of a row of 128 bytes");
+    finds("fault_wgmma_not_visible", 128, FaultKind::SharedRace, "no fence_async_proxy since");
+    finds("fault_wgmma_not_begun", 128, FaultKind::Barrier, "no wgmma_fence before");
+    finds("fault_wgmma_changed", 128, FaultKind::SharedRace, "with no barrier between");
+}
+
+#[test]
 fn misaligned_and_foreign_addresses_are_found() {
     finds("fault_misaligned", FaultKind::Misaligned, 7, "is not a multiple of 16");
     finds("fault_other_threads_locals", FaultKind::ForeignMemory, 1, "which is no device memory");
