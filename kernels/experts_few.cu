@@ -5,9 +5,10 @@
 //
 // for every route t of a row to its expert e; k routes a row.
 //
-// Shapes:  x [rows, inputs] bf16 (up), h [routes, inputs] bf16 (down); blocks [experts, outputs, inputs / 32, 16] and
-//          scales [experts, outputs, inputs / 32] u8; bias [experts, outputs] bf16; grouped [routes], offsets
-//          [experts + 1] u32; out [routes, outputs / 2] bf16 (up) or [routes, outputs] float32 (down); outputs a multiple of 16.
+// Shapes:  x [rows, inputs] bf16 (up), h [routes, inputs] bf16 (down); blocks [experts, outputs, inputs / 32, 16] as
+//          arrange_blocks leaves them; scales [experts, outputs, inputs / 32] u8; bias [experts, outputs] bf16;
+//          grouped [routes], offsets [experts + 1] u32; out [routes, outputs / 2] bf16 (up) or [routes, outputs] float32
+//          (down); outputs a multiple of 16.
 // Launch:  grid (outputs / 16, tiles of up to 8 routes of one expert), four warps a block that share the inputs.
 // Traffic: the weights of an expert with up to 8 routes are read once, 64 bytes of a row at a time. A thread copies what
 //          it will use itself, five steps ahead and so without a barrier: 20 KB of a block are on their way at any time.
@@ -78,21 +79,26 @@ static __device__ __forceinline__ void experts_few(const ExpertsFewParams& p) {
         const uint4 highs = is_block ? ld_v4(&ahead[step / kExpertWarps % kAhead][1][threadIdx.x]) : zero;
         const uint32_t low_words[4] = {lows.x, lows.y, lows.z, lows.w};
         const uint32_t high_words[4] = {highs.x, highs.y, highs.z, highs.w};
+        uint32_t xs[4][4];
+#pragma unroll
+        for (uint32_t j = 0; j < 4; j++) {
+            const uint4 eight = is_route && is_block ? ld_v4(x + block * 32 + j * 8) : zero;
+            xs[j][0] = eight.x, xs[j][1] = eight.y, xs[j][2] = eight.z, xs[j][3] = eight.w;
+        }
 #pragma unroll
         for (uint32_t word = 0; word < 4; word++) {
-            uint32_t l[4], h[4], b[4];
-            mxfp4_weights(low_words[word], low_scale, l);
-            mxfp4_weights(high_words[word], high_scale, h);
-            pair_with_fourth(is_route && is_block ? ld_v4(x + block * 32 + word * 8) : zero, b);
+            uint32_t l[4], h[4];
+            mxfp4_pairs(low_words[word], low_scale, l);
+            mxfp4_pairs(high_words[word], high_scale, h);
             const uint32_t a_first[4] = {l[0], h[0], l[1], h[1]}, a_second[4] = {l[2], h[2], l[3], h[3]};
-            const uint32_t b_first[2] = {b[0], b[1]}, b_second[2] = {b[2], b[3]};
+            const uint32_t b_first[2] = {xs[0][word], xs[1][word]}, b_second[2] = {xs[2][word], xs[3][word]};
             mma_bf16_16816(sums, a_first, b_first);
             mma_bf16_16816(sums, a_second, b_second);
         }
     }
     pdl_launch();
 #pragma unroll
-    for (uint32_t i = 0; i < 4; i++) parts[warp][place * 2 + i % 2][group + i / 2 * 8] = sums[i];
+    for (uint32_t i = 0; i < 4; i++) parts[warp][place * 2 + i % 2][group + i / 2 * 8] = kMxfp4Sums * sums[i];
     __syncthreads();
     const auto sum = [&](uint32_t place_of_route, uint32_t output) {
         float sum = to_float(p.bias[static_cast<size_t>(tile.expert) * p.outputs + blockIdx.x * 16 + output]);

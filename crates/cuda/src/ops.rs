@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code, reason = "a launch is safe because of the checks before it")]
 
+mod arrange_blocks;
 mod attention;
 mod choice;
 mod embedding;
@@ -14,6 +15,7 @@ mod router;
 mod sample;
 pub mod variants;
 
+pub use arrange_blocks::arrange_blocks;
 pub use attention::{
     Attention, RowTile, Splits, attention_decode, attention_prefill, rows_per_tile,
 };

@@ -5,12 +5,12 @@ use bytemuck::{Pod, Zeroable};
 use super::{Arguments, BF16, choice};
 use crate::{BufferSlice, Device, DevicePtr, Grid, Result};
 
-/// One product of every expert of a layer, MXFP4 as stored.
+/// One product of every expert of a layer, in MXFP4.
 #[derive(Clone, Copy, Debug)]
 pub struct ExpertWeights<'a> {
-    /// `[num_experts, outputs, inputs / 32, 16]` bytes.
+    /// `[num_experts, outputs, inputs / 32, 16]` bytes, as [`super::arrange_blocks`] leaves them.
     pub blocks: BufferSlice<'a>,
-    /// `[num_experts, outputs, inputs / 32]` bytes.
+    /// `[num_experts, outputs, inputs / 32]` bytes, for powers of two from 2^-93 to 2^33.
     pub scales: BufferSlice<'a>,
     /// `[num_experts, outputs]` bf16.
     pub bias: BufferSlice<'a>,
