@@ -91,15 +91,21 @@ __device__ __forceinline__ void wgmma_bf16(float (&d)[kN / 2], uint64_t a, uint6
 #define WGMMA_8(I)                                                                                                      \
     "+f"(d[I]), "+f"(d[I + 1]), "+f"(d[I + 2]), "+f"(d[I + 3]), "+f"(d[I + 4]), "+f"(d[I + 5]), "+f"(d[I + 6]),         \
         "+f"(d[I + 7])
-#define WGMMA_16 WGMMA_8(0), WGMMA_8(8)
-#define WGMMA_32 WGMMA_16, WGMMA_8(16), WGMMA_8(24)
-#define WGMMA_48 WGMMA_32, WGMMA_8(32), WGMMA_8(40)
-#define WGMMA_64 WGMMA_48, WGMMA_8(48), WGMMA_8(56)
-#define WGMMA_128                                                                                                       \
-    WGMMA_64, WGMMA_8(64), WGMMA_8(72), WGMMA_8(80), WGMMA_8(88), WGMMA_8(96), WGMMA_8(104), WGMMA_8(112), WGMMA_8(120)
-#define WGMMA_TEXT_16 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15"
-#define WGMMA_TEXT_32 WGMMA_TEXT_16 ",%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
-#define WGMMA_TEXT_48 WGMMA_TEXT_32 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47"
+#define WGMMA_NUM_8 WGMMA_8(0)
+#define WGMMA_NUM_16 WGMMA_NUM_8, WGMMA_8(8)
+#define WGMMA_NUM_24 WGMMA_NUM_16, WGMMA_8(16)
+#define WGMMA_NUM_32 WGMMA_NUM_24, WGMMA_8(24)
+#define WGMMA_NUM_40 WGMMA_NUM_32, WGMMA_8(32)
+#define WGMMA_NUM_48 WGMMA_NUM_40, WGMMA_8(40)
+#define WGMMA_NUM_64 WGMMA_NUM_48, WGMMA_8(48), WGMMA_8(56)
+#define WGMMA_NUM_128                                                                                                       \
+    WGMMA_NUM_64, WGMMA_8(64), WGMMA_8(72), WGMMA_8(80), WGMMA_8(88), WGMMA_8(96), WGMMA_8(104), WGMMA_8(112), WGMMA_8(120)
+#define WGMMA_TEXT_8 "%0,%1,%2,%3,%4,%5,%6,%7"
+#define WGMMA_TEXT_16 WGMMA_TEXT_8 ",%8,%9,%10,%11,%12,%13,%14,%15"
+#define WGMMA_TEXT_24 WGMMA_TEXT_16 ",%16,%17,%18,%19,%20,%21,%22,%23"
+#define WGMMA_TEXT_32 WGMMA_TEXT_24 ",%24,%25,%26,%27,%28,%29,%30,%31"
+#define WGMMA_TEXT_40 WGMMA_TEXT_32 ",%32,%33,%34,%35,%36,%37,%38,%39"
+#define WGMMA_TEXT_48 WGMMA_TEXT_40 ",%40,%41,%42,%43,%44,%45,%46,%47"
 #define WGMMA_TEXT_64 WGMMA_TEXT_48 ",%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
 #define WGMMA_TEXT_128                                                                                                  \
     WGMMA_TEXT_64 ",%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85,%86,%87,"   \
@@ -113,19 +119,22 @@ __device__ __forceinline__ void wgmma_bf16(float (&d)[kN / 2], uint64_t a, uint6
         asm volatile("{.reg .pred adds; setp.eq.u32 adds, 0, 0; wgmma.mma_async.sync.aligned.m64n" #N                   \
                      "k16.f32.bf16.bf16 {" WGMMA_TEXT_##NUM "}, {%" #A0 ",%" #A1 ",%" #A2 ",%" #A3 "}, %" #A4           \
                      ", adds, 1, 1, 0;}"                                                                                \
-                     : WGMMA_##NUM                                                                                      \
+                     : WGMMA_NUM_##NUM                                                                                      \
                      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));                                             \
     }                                                                                                                   \
     template <>                                                                                                         \
     __device__ __forceinline__ void wgmma_bf16<N>(float (&d)[NUM], uint64_t a, uint64_t b) {                            \
         asm volatile("{.reg .pred adds; setp.eq.u32 adds, 0, 0; wgmma.mma_async.sync.aligned.m64n" #N                   \
                      "k16.f32.bf16.bf16 {" WGMMA_TEXT_##NUM "}, %" #A0 ", %" #A1 ", adds, 1, 1, 0, 0;}"                 \
-                     : WGMMA_##NUM                                                                                      \
+                     : WGMMA_NUM_##NUM                                                                                      \
                      : "l"(a), "l"(b));                                                                                 \
     }
 
+WGMMA(16, 8, 8, 9, 10, 11, 12)
 WGMMA(32, 16, 16, 17, 18, 19, 20)
+WGMMA(48, 24, 24, 25, 26, 27, 28)
 WGMMA(64, 32, 32, 33, 34, 35, 36)
+WGMMA(80, 40, 40, 41, 42, 43, 44)
 WGMMA(96, 48, 48, 49, 50, 51, 52)
 WGMMA(128, 64, 64, 65, 66, 67, 68)
 WGMMA(256, 128, 128, 129, 130, 131, 132)

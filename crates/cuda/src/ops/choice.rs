@@ -54,15 +54,23 @@ pub(super) struct ExpertKernels {
     /// Routes and outputs that a block makes.
     pub(super) tile: [usize; 2],
     pub(super) threads: u32,
+    pub(super) shared_bytes: u32,
 }
 
-const EXPERTS_FEW: ExpertKernels =
-    ExpertKernels { up: "experts_up_few", down: "experts_down_few", tile: [8, 16], threads: 128 };
+const EXPERTS_FEW: ExpertKernels = ExpertKernels {
+    up: "experts_up_few",
+    down: "experts_down_few",
+    tile: [8, 16],
+    threads: 128,
+    shared_bytes: 0,
+};
+/// Five steps of 64 inputs: those of the routes in bf16, and two blocks of each output.
 const EXPERTS_MANY: ExpertKernels = ExpertKernels {
     up: "experts_up_many",
     down: "experts_down_many",
-    tile: [64, 128],
-    threads: 256,
+    tile: [128, 192],
+    threads: 384,
+    shared_bytes: 5 * (128 * 128 + 192 * 32),
 };
 
 /// The kernels of the experts for that many routes, spread over that many experts. Above eight routes an expert on
