@@ -20,7 +20,7 @@ struct ExpertsManyParams {
     const uint8_t* scales;
     const bf16* bias;
     const uint32_t* grouped;
-    const uint32_t* offsets;
+    const uint4* tiles;
     const float* weights; // of the routes; null for up
     void* out;
     uint32_t num_experts, outputs, inputs;
@@ -42,7 +42,7 @@ static __device__ __forceinline__ void experts_many(const ExpertsManyParams& p) 
     const int thread = static_cast<int>(threadIdx.x);
     const uint32_t first_output = blockIdx.x * kTileOutputs, num_blocks = p.inputs / 32;
     pdl_wait();
-    const RouteTile tile = find_route_tile(p.offsets, p.num_experts, p.num_routes, kTileRoutes, blockIdx.y);
+    const RouteTile tile = route_tile_at(p.tiles, blockIdx.y, p.num_experts, p.num_routes, kTileRoutes);
     if (tile.num == 0) return;
     // What this thread copies: a chunk of one route's inputs, and (half of the threads) one block of weights.
     const uint32_t place = static_cast<uint32_t>(thread / 4);

@@ -56,6 +56,13 @@ pub(super) struct ExpertKernels {
     pub(super) threads: u32,
 }
 
+impl ExpertKernels {
+    /// Tiles of routes at most: each expert in use begins one of its own.
+    pub(super) fn num_tiles(&self, num_routes: usize, num_experts: usize) -> usize {
+        num_routes.min(num_experts + num_routes / self.tile[0])
+    }
+}
+
 const EXPERTS_FEW: ExpertKernels =
     ExpertKernels { up: "experts_up_few", down: "experts_down_few", tile: [8, 16], threads: 128 };
 const EXPERTS_MANY: ExpertKernels = ExpertKernels {
