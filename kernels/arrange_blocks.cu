@@ -18,6 +18,7 @@ struct ArrangeBlocksParams {
 KERNEL(arrange_blocks, ArrangeBlocksParams, 256) {
     const uint32_t block = blockIdx.x * 256 + threadIdx.x;
     if (block >= p.num_blocks) return;
+    pdl_wait();
     // Where a pair's three low bits and its sign go.
     constexpr uint32_t kRest[4] = {6, 3, 0, 12}, kSign[4] = {15, 10, 9, 11};
     const uint4 stored = ld_v4(p.blocks + static_cast<size_t>(block) * 16);
@@ -32,4 +33,5 @@ KERNEL(arrange_blocks, ArrangeBlocksParams, 256) {
         }
     }
     st_v4(p.blocks + static_cast<size_t>(block) * 16, make_uint4(to[0], to[1], to[2], to[3]));
+    pdl_launch();
 }

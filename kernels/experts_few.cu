@@ -7,7 +7,7 @@
 //
 // Shapes:  x [rows, inputs] bf16 (up), h [routes, inputs] bf16 (down); blocks [experts, outputs, inputs / 32, 16] as
 //          arrange_blocks leaves them; scales [experts, outputs, inputs / 32] u8; bias [experts, outputs] bf16;
-//          grouped [routes], offsets [experts + 1] u32; out [routes, outputs / 2] bf16 (up) or [routes, outputs] float32
+//          grouped [routes] u32; tiles [tiles] uint4; out [routes, outputs / 2] bf16 (up) or [routes, outputs] float32
 //          (down); outputs a multiple of 16.
 // Launch:  grid (outputs / 16, tiles of up to 8 routes of one expert), four warps a block that share the inputs.
 // Traffic: the weights of an expert with up to 8 routes are read once, 64 bytes of a row at a time. A thread copies what
@@ -25,7 +25,7 @@ struct ExpertsFewParams {
     const uint8_t* scales;
     const bf16* bias;
     const uint32_t* grouped;
-    const uint32_t* offsets;
+    const uint4* tiles;
     const float* weights; // of the routes; null for up
     void* out;
     uint32_t num_experts, outputs, inputs;
@@ -45,7 +45,7 @@ static __device__ __forceinline__ void experts_few(const ExpertsFewParams& p) {
     SHARED(uint4, ahead, [kAhead][2][kExpertWarps * 32]);
     const uint32_t warp = threadIdx.x / 32, group = threadIdx.x % 32 / 4, place = threadIdx.x % 4;
     pdl_wait();
-    const RouteTile tile = find_route_tile(p.offsets, p.num_experts, p.num_routes, kRoutes, blockIdx.y);
+    const RouteTile tile = route_tile_at(p.tiles, blockIdx.y, p.num_experts, p.num_routes, kRoutes);
     if (tile.num == 0) return;
     const uint32_t num_blocks = p.inputs / 32;
     const size_t row = static_cast<size_t>(tile.expert) * p.outputs + blockIdx.x * 16 + group;

@@ -53,6 +53,13 @@ __device__ __forceinline__ void wgmma_arrived([[maybe_unused]] float (&d)[kNum])
 #endif
 }
 
+// Call it on registers of A between wgmma_wait and their next use, for the same reason.
+__device__ __forceinline__ void wgmma_arrived([[maybe_unused]] uint32_t (&a)[4]) {
+#ifdef __CUDACC__
+    asm volatile("" : "+r"(a[0]), "+r"(a[1]), "+r"(a[2]), "+r"(a[3])::"memory");
+#endif
+}
+
 // Lets products see what this thread has written to shared memory.
 __device__ __forceinline__ void fence_async_proxy() {
 #ifdef __CUDACC__

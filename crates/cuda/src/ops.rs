@@ -25,7 +25,7 @@ pub use fill::{Random, fill, random_key};
 pub use linear::{Linear, linear};
 pub use rms_norm::{RmsNorm, rms_norm};
 pub use rope::{Rope, rope};
-pub use router::{GroupRoutes, PADDING, Router, group_routes, router};
+pub use router::{GroupRoutes, PADDING, Router, group_routes, route_tiles_bytes, router};
 pub use sample::{
     Adjustment, MAX_ALTERNATIVES, MAX_VOCABULARY, NO_TOKEN, Sample, TokenLogprob, Wish, cuts_bytes,
     sample, slices_bytes,
@@ -35,6 +35,8 @@ use crate::{BufferSlice, Device, DevicePtr, Error, Result};
 
 /// Bytes of a bf16.
 const BF16: usize = 2;
+/// Bytes of an entry of the list of tiles of routes.
+const ROUTE_TILE: usize = 16;
 /// Kernels load and store up to this many bytes at a time.
 const VECTOR_BYTES: usize = 16;
 

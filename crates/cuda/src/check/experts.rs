@@ -3,7 +3,9 @@
 use half::bf16;
 
 use super::{BF16_ROUNDING, Case, Report, max_relative_error, random_bf16, random_f32, rms};
-use crate::ops::{ExpertWeights, Experts, GroupRoutes, arrange_blocks, experts, group_routes};
+use crate::ops::{
+    ExpertWeights, Experts, GroupRoutes, arrange_blocks, experts, group_routes, route_tiles_bytes,
+};
 use crate::{Buffer, Device, Result};
 
 const LIMIT: f32 = 7.0;
@@ -226,13 +228,13 @@ impl Shape {
         let (x, weights) = (device.alloc_from(x)?, device.alloc_from(weights)?);
         let routes = device.alloc_from(&routes)?;
         let grouped = device.alloc(num_routes * 4)?;
-        let offsets = device.alloc((num_experts + 1) * 4)?;
+        let tiles = device.alloc(route_tiles_bytes(num_routes, num_experts))?;
         let inner = device.alloc(num_routes * intermediate * 2)?;
         let out = device.alloc(num_routes * hidden * 4)?;
         let group = GroupRoutes {
             experts: routes.whole(),
             grouped: grouped.whole(),
-            offsets: offsets.whole(),
+            tiles: tiles.whole(),
             num_routes,
             num_experts,
         };
@@ -242,7 +244,7 @@ impl Shape {
             up: up.arguments(),
             down: down.arguments(),
             grouped: grouped.whole(),
-            offsets: offsets.whole(),
+            tiles: tiles.whole(),
             weights: weights.whole(),
             inner: inner.whole(),
             out: out.whole(),

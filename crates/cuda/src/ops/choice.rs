@@ -57,6 +57,13 @@ pub(super) struct ExpertKernels {
     pub(super) shared_bytes: u32,
 }
 
+impl ExpertKernels {
+    /// Tiles of routes at most: each expert in use begins one of its own.
+    pub(super) fn num_tiles(&self, num_routes: usize, num_experts: usize) -> usize {
+        num_routes.min(num_experts + num_routes / self.tile[0])
+    }
+}
+
 const EXPERTS_FEW: ExpertKernels = ExpertKernels {
     up: "experts_up_few",
     down: "experts_down_few",
@@ -64,13 +71,13 @@ const EXPERTS_FEW: ExpertKernels = ExpertKernels {
     threads: 128,
     shared_bytes: 0,
 };
-/// Five steps of 64 inputs: those of the routes in bf16, and two blocks of each output.
+/// Four steps of 128 inputs: those of the routes in bf16, and four blocks of each output; and two steps of scales.
 const EXPERTS_MANY: ExpertKernels = ExpertKernels {
     up: "experts_up_many",
     down: "experts_down_many",
-    tile: [128, 192],
+    tile: [96, 384],
     threads: 384,
-    shared_bytes: 5 * (128 * 128 + 192 * 32),
+    shared_bytes: 4 * (96 * 256 + 384 * 64) + 2 * 384 * 4,
 };
 
 /// The kernels of the experts for that many routes, spread over that many experts. Above eight routes an expert on
