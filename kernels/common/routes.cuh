@@ -12,7 +12,7 @@ struct RouteTile {
 // `tile_len` routes.
 __device__ __forceinline__ RouteTile route_tile_at(const uint4* tiles, uint32_t at, uint32_t num_experts,
                                                    uint32_t num_routes, uint32_t tile_len) {
-    const uint4 entry = ld_v4(tiles + at);
+    const uint4 entry = ld_cg_v4(tiles + at);
     if (entry.x >= num_experts || entry.y >= num_routes) return {0, 0, 0};
     return {entry.x, entry.y, min(min(entry.z, tile_len), num_routes - entry.y)};
 }
