@@ -41,6 +41,8 @@ constexpr uint32_t kExpertWarps = 4;
 constexpr uint32_t kRoutes = 8;
 constexpr uint32_t kEights = 4;                // times eight rows of weights: a block's outputs
 constexpr uint32_t kOutputs = kEights * 8;
+constexpr uint32_t kPairs = kOutputs / 2;
+static_assert(kRoutes * kPairs == kExpertWarps * 32, "a thread makes two outputs of a route");
 constexpr uint32_t kStepBlocks = kExpertWarps * 4; // of a row that the warps take in a step
 constexpr uint32_t kAhead = 4;                 // steps of a warp that are under way or in use
 constexpr uint32_t kPartLen = kOutputs + 4;    // of a route's sums, so that a warp's lie in different banks
@@ -81,15 +83,29 @@ static __device__ __forceinline__ void experts_few(const ExpertsFewParams& p) {
         next += kStepBlocks * 16;
         next_block += kStepBlocks;
     };
+#pragma unroll 1
     for (uint32_t i = threadIdx.x; i < num_blocks * (kOutputs / 16); i += kExpertWarps * 32) {
         cp_async_16(scales + i * 16, p.scales + first_row * num_blocks + i * 16);
     }
 #pragma unroll
     for (uint32_t step = 0; step < kAhead - 1; step++) load(step);
-    if (!kIsUp) pdl_wait();
     // Places of the tile without a route repeat the last one; their sums go nowhere.
     const uint32_t route = route_at(p.grouped, tile.first + min(group, tile.num - 1), p.num_routes);
+    // What this thread makes of the sums at last: two outputs of a route.
+    const uint32_t my_place = threadIdx.x / kPairs, pair = threadIdx.x % kPairs;
+    const uint32_t to = route_at(p.grouped, tile.first + min(my_place, tile.num - 1), p.num_routes);
+    const float2 bias = unpack_bf16x2(*reinterpret_cast<const uint32_t*>(p.bias + first_row + pair * 2));
+    if (!kIsUp) pdl_wait();
+    const float weight = kIsUp ? 0.0f : p.weights[to];
     const bf16* x = p.x + static_cast<size_t>(route / p.routes_per_x) * p.inputs;
+    uint4 xs[4];
+    const auto load_x = [&](uint32_t block) {
+#pragma unroll
+        for (uint32_t j = 0; j < 4; j++) xs[j] = ld_v4(x + block * 32 + j * 8);
+    };
+    // Beyond the last block are weights of zero, so any inputs serve.
+    uint32_t block = min(warp * 4 + place, num_blocks - 1);
+    load_x(block);
     cp_async_wait<kAhead - 2>();
     __syncthreads();
     float sums[kEights / 2][4] = {};
@@ -97,11 +113,6 @@ static __device__ __forceinline__ void experts_few(const ExpertsFewParams& p) {
     uint32_t at = 0;
     for (uint32_t first = warp * 4; first < num_blocks; first += kStepBlocks) {
         load((at + kAhead - 1) % kAhead);
-        // Beyond the last block are weights of zero, so any inputs serve.
-        const uint32_t block = min(first + place, num_blocks - 1);
-        uint4 xs[4];
-#pragma unroll
-        for (uint32_t j = 0; j < 4; j++) xs[j] = ld_v4(x + block * 32 + j * 8);
         cp_async_wait<kAhead - 1>();
         const uint4(*from)[32] = warps[warp].steps[at];
         at = (at + 1) % kAhead;
@@ -127,6 +138,8 @@ static __device__ __forceinline__ void experts_few(const ExpertsFewParams& p) {
             multiply(lows.x, lows.y, highs.x, highs.y, 0);
             multiply(lows.z, lows.w, highs.z, highs.w, 2);
         }
+        block = min(first + kStepBlocks + place, num_blocks - 1);
+        load_x(block);
     }
     if (!kIsUp) pdl_launch();
     // The sums take the place of the warp's steps, of which the last are zeros that may still be under way.
@@ -140,24 +153,18 @@ static __device__ __forceinline__ void experts_few(const ExpertsFewParams& p) {
         }
     }
     __syncthreads();
-    const bf16* bias = p.bias + first_row;
-    const auto sum = [&](uint32_t place_of_route, uint32_t output) {
-        float sum = to_float(bias[output]);
+    if (my_place >= tile.num) return;
+    float2 sum = bias;
 #pragma unroll
-        for (uint32_t w = 0; w < kExpertWarps; w++) sum += warps[w].parts[place_of_route][output];
-        return sum;
-    };
-    constexpr uint32_t kValues = kIsUp ? kOutputs / 2 : kOutputs;
-    for (uint32_t i = threadIdx.x; i < tile.num * kValues; i += kExpertWarps * 32) {
-        const uint32_t place_of_route = i / kValues, value = i % kValues;
-        const uint32_t to = route_at(p.grouped, tile.first + place_of_route, p.num_routes);
-        const size_t at = (static_cast<size_t>(to) * gridDim.x + blockIdx.x) * kValues + value;
-        if (kIsUp) {
-            const float gate = sum(place_of_route, value * 2), up = sum(place_of_route, value * 2 + 1);
-            static_cast<bf16*>(p.out)[at] = to_bf16(swiglu(gate, up, p.limit, p.alpha));
-        } else {
-            static_cast<float*>(p.out)[at] = p.weights[to] * sum(place_of_route, value);
-        }
+    for (uint32_t w = 0; w < kExpertWarps; w++) {
+        const float2 part = *reinterpret_cast<const float2*>(&warps[w].parts[my_place][pair * 2]);
+        sum.x += part.x, sum.y += part.y;
+    }
+    const size_t at_pair = static_cast<size_t>(to) * (p.outputs / 2) + blockIdx.x * kPairs + pair;
+    if (kIsUp) {
+        static_cast<bf16*>(p.out)[at_pair] = to_bf16(swiglu(sum.x, sum.y, p.limit, p.alpha));
+    } else {
+        static_cast<float2*>(p.out)[at_pair] = make_float2(weight * sum.x, weight * sum.y);
     }
 }
 

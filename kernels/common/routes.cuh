@@ -19,7 +19,7 @@ __device__ __forceinline__ RouteTile route_tile_at(const uint4* tiles, uint32_t 
 
 // A route as the grouped list has it; one that does not exist becomes the first.
 __device__ __forceinline__ uint32_t route_at(const uint32_t* grouped, uint32_t at, uint32_t num_routes) {
-    const uint32_t route = grouped[at];
+    const uint32_t route = ld_cg(grouped + at);
     return route < num_routes ? route : 0;
 }
 
