@@ -113,6 +113,8 @@ static __device__ __forceinline__ void experts_many(const ExpertsManyParams& p, 
     // The outputs of this thread, as mma has them: two rows of the 16 of its warp, in each part.
     const uint32_t low = thread / 128 * (kParts * 64) + thread / 32 % 4 * 16 + group;
     float sums[kParts][kN / 2] = {};
+#pragma unroll
+    for (uint32_t part = 0; part < kParts; part++) wgmma_arrived(sums[part]);
     uint32_t lefts[2][kParts][2][4] = {}; // in turn: what is multiplied, and what is made
     for (uint32_t step = 0; step < num_steps; step++) {
         unsigned char* stage = bytes + step % kManyStages * kStageBytes;

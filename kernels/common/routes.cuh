@@ -12,14 +12,14 @@ struct RouteTile {
 // `tile_len` routes.
 __device__ __forceinline__ RouteTile route_tile_at(const uint4* tiles, uint32_t at, uint32_t num_experts,
                                                    uint32_t num_routes, uint32_t tile_len) {
-    const uint4 entry = ld_v4(tiles + at);
+    const uint4 entry = ld_cg_v4(tiles + at);
     if (entry.x >= num_experts || entry.y >= num_routes) return {0, 0, 0};
     return {entry.x, entry.y, min(min(entry.z, tile_len), num_routes - entry.y)};
 }
 
 // A route as the grouped list has it; one that does not exist becomes the first.
 __device__ __forceinline__ uint32_t route_at(const uint32_t* grouped, uint32_t at, uint32_t num_routes) {
-    const uint32_t route = grouped[at];
+    const uint32_t route = ld_cg(grouped + at);
     return route < num_routes ? route : 0;
 }
 

@@ -1,7 +1,7 @@
 //! Runs GPT-OSS on a CUDA device: the card, or the host device that runs the same kernels for tests.
 //!
-//! Weights are copied once, in the checkpoint's layout; everything else a step works in is taken when the executor is
-//! made (see [`plan`]). What enters a product, keys and values are bf16; the
+//! Weights are copied once, in the checkpoint's layout but for the bits within MXFP4 blocks; everything else a step works
+//! in is taken when the executor is made (see [`plan`]). What enters a product, keys and values are bf16; the
 //! residual stream, sums and the softmax are float32.
 
 #[cfg(test)]

@@ -54,7 +54,9 @@ pub(super) struct ExpertKernels {
     /// Routes and outputs that a block makes.
     pub(super) tile: [usize; 2],
     pub(super) threads: u32,
+    /// Shared memory, and how much of it more for each input.
     pub(super) shared_bytes: u32,
+    pub(super) shared_bytes_per_input: u32,
 }
 
 impl ExpertKernels {
@@ -67,9 +69,10 @@ impl ExpertKernels {
 const EXPERTS_FEW: ExpertKernels = ExpertKernels {
     up: "experts_up_few",
     down: "experts_down_few",
-    tile: [8, 16],
+    tile: [8, 32],
     threads: 128,
-    shared_bytes: 0,
+    shared_bytes: 32 << 10,
+    shared_bytes_per_input: 1,
 };
 /// Four steps of 128 inputs: those of the routes in bf16, and four blocks of each output; and two steps of scales.
 const EXPERTS_MANY: ExpertKernels = ExpertKernels {
@@ -78,6 +81,7 @@ const EXPERTS_MANY: ExpertKernels = ExpertKernels {
     tile: [96, 384],
     threads: 384,
     shared_bytes: 4 * (96 * 256 + 384 * 64) + 2 * 384 * 4,
+    shared_bytes_per_input: 0,
 };
 
 /// The kernels of the experts for that many routes, spread over that many experts. Above eight routes an expert on

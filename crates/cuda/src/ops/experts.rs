@@ -133,7 +133,7 @@ pub(super) fn experts_by(
         let grid = Grid {
             grid: [check.count("outputs", tiles)?, check.count("rows", num_tiles)?, 1],
             block: [kernels.threads, 1, 1],
-            shared_bytes: kernels.shared_bytes,
+            shared_bytes: kernels.shared_bytes + kernels.shared_bytes_per_input * params.inputs,
         };
         // SAFETY: every tensor has the length that the counts say, and the kernel checks what the lists hold.
         unsafe { device.launch(kernel, &grid, &params) }?;
