@@ -91,6 +91,20 @@ __device__ __forceinline__ uint4 ld_v4(const void* from) {
     return *static_cast<const uint4*>(from);
 }
 
+// 16 bytes past L1: what other blocks of this kernel have written. `from` is 16-byte aligned.
+__device__ __forceinline__ uint4 ld_cg_v4(const void* from) {
+#ifdef __CUDACC__
+    uint4 v;
+    asm volatile("ld.global.cg.v4.u32 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "l"(from)
+                 : "memory");
+    return v;
+#else
+    return ld_v4(from);
+#endif
+}
+
 __device__ __forceinline__ void st_v4(void* to, uint4 v) {
 #ifndef __CUDACC__
     host::check_aligned(to, 16, host::Access::Write);
