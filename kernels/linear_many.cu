@@ -178,6 +178,7 @@ static __device__ __forceinline__ void linear_many(const LinearManyParams& p) {
         float sums[kRows / 2];
 #pragma unroll
         for (int i = 0; i < kRows / 2; i++) sums[i] = 0.0f;
+        wgmma_arrived(sums);
         for (uint32_t step = piece.step; step < piece.end; step++) {
             cp_async_wait<kAhead - 1>();
             fence_async_proxy();
