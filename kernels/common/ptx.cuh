@@ -91,7 +91,8 @@ __device__ __forceinline__ uint4 ld_v4(const void* from) {
     return *static_cast<const uint4*>(from);
 }
 
-// A word and 16 bytes past L1, which may still hold what an earlier kernel read there: for reads before pdl_wait.
+// A word and 16 bytes past L1, which may still hold what was there before: for reads before pdl_wait, and of what other
+// blocks of this kernel have written. 16 bytes are aligned.
 __device__ __forceinline__ uint32_t ld_cg(const uint32_t* from) {
 #ifdef __CUDACC__
     uint32_t v;

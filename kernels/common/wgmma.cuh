@@ -44,7 +44,8 @@ __device__ __forceinline__ void wgmma_wait(SITE_ONLY) {
 #endif
 }
 
-// Call it on sums between wgmma_wait and their first use: the compiler does not know that they change meanwhile.
+// Call it on sums between wgmma_wait and their first use, and between what else sets them and wgmma_fence: the compiler
+// does not know that products change them meanwhile.
 template <int kNum>
 __device__ __forceinline__ void wgmma_arrived([[maybe_unused]] float (&d)[kNum]) {
 #ifdef __CUDACC__

@@ -51,22 +51,27 @@ void check_shared(Worker& w, size_t at, size_t num_bytes, Access access) {
     uint32_t* writes = w.shadow->writes + at;
     uint32_t* reads = w.shadow->reads + at;
     const uint32_t mine = cell(w);
+    uint32_t allowed = kOutside; // neighbours were mostly written together, and are judged once
     for (size_t i = 0; i < num_bytes; i++) {
         const uint32_t last = writes[i];
-        if (last == kOutside) outside_shared(w, at, num_bytes, access);
-        if (last == kPending) {
-            fault(FaultKind::SharedRace, "%s shared memory that an asynchronous copy is being written to", verb(access));
-        }
-        if (last == kUnwritten && access != Access::Write) {
-            fault(FaultKind::SharedUnwritten, "reads shared memory that no thread has written");
+        if (last != allowed || last == kOutside) {
+            if (last == kOutside) outside_shared(w, at, num_bytes, access);
+            if (last == kPending) {
+                fault(FaultKind::SharedRace, "%s shared memory that an asynchronous copy is being written to", verb(access));
+            }
+            if (last == kUnwritten && access != Access::Write) {
+                fault(FaultKind::SharedUnwritten, "reads shared memory that no thread has written");
+            }
+            const int writer = last == mine || access == Access::Atomic ? -1 : unordered(w, last);
+            if (writer >= 0) {
+                fault(FaultKind::SharedRace, "%s shared memory that thread %d wrote, with no barrier between", verb(access),
+                      writer);
+            }
+            allowed = last;
         }
         if (access == Access::Atomic) {
             writes[i] = kAtomic;
             continue;
-        }
-        const int writer = last == mine ? -1 : unordered(w, last);
-        if (writer >= 0) {
-            fault(FaultKind::SharedRace, "%s shared memory that thread %d wrote, with no barrier between", verb(access), writer);
         }
         if (access == Access::Read) {
             if (reads[i] != mine && unordered(w, reads[i]) < 0) reads[i] = mine;
@@ -143,9 +148,10 @@ void shadow_written(Worker& w, const unsigned char* from, size_t num_bytes) {
 }
 
 void shadow_fenced(const Worker& w, const unsigned char* from, size_t num_bytes) {
+    const uint32_t* writes = w.shadow->writes + (from - w.shared);
     for (size_t i = 0; i < num_bytes; i++) {
-        const uint32_t last = w.shadow->writes[from - w.shared + i];
-        if (last < kFirst || w.event >= kMaxEvent) continue;
+        const uint32_t last = writes[i];
+        if ((i > 0 && last == writes[i - 1]) || last < kFirst || w.event >= kMaxEvent) continue;
         const unsigned writer = (last - kFirst) & ((1u << kThreadBits) - 1);
         if ((last - kFirst) >> kThreadBits >= w.threads[writer].fenced_at) {
             fault(FaultKind::SharedRace, "multiplies shared memory that thread %u wrote, with no fence_async_proxy since",
@@ -153,6 +159,8 @@ void shadow_fenced(const Worker& w, const unsigned char* from, size_t num_bytes)
         }
     }
 }
+
+bool shadow_is_pending(const Worker& w, const unsigned char* from) { return w.shadow->writes[from - w.shared] == kPending; }
 
 void shadow_end(Worker& w) {
     std::memset(w.shadow->writes, 0, w.shared_used * sizeof(uint32_t));

@@ -135,6 +135,21 @@ static __device__ void multiply(bf16* tile, int first_k, bool is_visible, bool i
     wgmma_wait<0>();
 }
 
+KERNEL(fault_wgmma_copied_over, FaultParams, 128) {
+    SHARED_DYNAMIC(bytes);
+    bf16* tile = reinterpret_cast<bf16*>(bytes);
+    for (int i = 0; i < 4; i++) st_v4(tile + threadIdx.x * 32 + i * 8, make_uint4(0, 0, 0, 0));
+    fence_async_proxy();
+    __syncthreads();
+    float sums[32] = {};
+    wgmma_fence();
+    wgmma_bf16<64>(sums, wgmma_tile(tile), wgmma_tile(tile));
+    wgmma_commit();
+    __syncthreads();
+    cp_async_16(tile + threadIdx.x * 8, p.data, true);
+    wgmma_wait<0>();
+}
+
 KERNEL(fault_wgmma_small_group, FaultParams, 64) {
     SHARED_DYNAMIC(bytes);
     multiply(reinterpret_cast<bf16*>(bytes), 0, true, true, false);

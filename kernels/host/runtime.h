@@ -143,6 +143,8 @@ void shadow_pending(Worker& worker, const unsigned char* from, size_t num_bytes)
 void shadow_written(Worker& worker, const unsigned char* from, size_t num_bytes);
 // Ends the launch with an error unless the writers of these bytes have called fence_async_proxy since.
 void shadow_fenced(const Worker& worker, const unsigned char* from, size_t num_bytes);
+// Whether an asynchronous copy is to write this byte.
+bool shadow_is_pending(const Worker& worker, const unsigned char* from);
 
 // memory.cpp: global memory
 struct Range {

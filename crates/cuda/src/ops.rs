@@ -19,10 +19,12 @@ pub use arrange_blocks::arrange_blocks;
 pub use attention::{
     Attention, RowTile, Splits, attention_decode, attention_prefill, rows_per_tile,
 };
+pub(crate) use choice::Cut;
 pub use embedding::{Embedding, embedding};
 pub use experts::{ExpertWeights, Experts, experts};
 pub use fill::{Random, fill, random_key};
-pub use linear::{Linear, linear};
+pub(crate) use linear::linear_cut;
+pub use linear::{Linear, linear, linear_scratch_bytes};
 pub use rms_norm::{RmsNorm, rms_norm};
 pub use rope::{Rope, rope};
 pub use router::{GroupRoutes, PADDING, Router, group_routes, route_tiles_bytes, router};

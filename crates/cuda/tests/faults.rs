@@ -115,6 +115,7 @@ fn misuse_of_warpgroup_products_is_found() {
     finds("fault_wgmma_not_visible", 128, FaultKind::SharedRace, "no fence_async_proxy since");
     finds("fault_wgmma_not_begun", 128, FaultKind::Barrier, "no wgmma_fence before");
     finds("fault_wgmma_changed", 128, FaultKind::SharedRace, "with no barrier between");
+    finds("fault_wgmma_copied_over", 128, FaultKind::SharedRace, "asynchronous copy");
 }
 
 #[test]

@@ -3,12 +3,12 @@
 use half::bf16;
 
 use super::{BF16_ROUNDING, Case, Report, max_relative_error, random_bf16, rms};
-use crate::ops::{Linear, Output, linear};
+use crate::ops::{Cut, Linear, Output, linear, linear_cut, linear_scratch_bytes};
 use crate::{Device, Result};
 
 /// Rows, outputs and inputs. Every kernel with one row, with a part of its rows and of its outputs, and with several
-/// tiles; the true widths of queries with keys and values, of the attention's output, of the router and (with few
-/// inputs) of the vocabulary.
+/// tiles; inputs that end in half a step; the true widths of queries with keys and values, of the attention's output, of
+/// the router and (with few inputs) of the vocabulary.
 const SHAPES: &[(usize, usize, usize)] = &[
     (1, 1, 32),
     (3, 50, 64),
@@ -18,14 +18,31 @@ const SHAPES: &[(usize, usize, usize)] = &[
     (17, 70, 160),
     (32, 20, 2880),
     (33, 65, 96),
+    (64, 128, 2880),
+    (65, 32, 416),
     (70, 200, 32),
+    (100, 2880, 64),
     (130, 64, 288),
+    (256, 129, 96),
     (257, 130, 160),
     (300, 300, 64),
     (2, 5120, 2880),
     (1, 2880, 4096),
     (2, 128, 2880),
     (2, 201_088, 32),
+    (40, 201_088, 32),
+];
+
+/// Rows, outputs, inputs, rows of a tile, and how the tiles are shared out: blocks with several pieces, whole and cut,
+/// tiles of which each block has another part, and parts of uneven length.
+const CUTS: &[(usize, usize, usize, usize, Cut)] = &[
+    (33, 300, 320, 64, Cut { num_whole: 2, num_parts: 4, num_blocks: 2 }),
+    (130, 128, 1120, 64, Cut { num_whole: 0, num_parts: 5, num_blocks: 7 }),
+    (64, 40, 1056, 64, Cut { num_whole: 0, num_parts: 16, num_blocks: 16 }),
+    (129, 140, 672, 128, Cut { num_whole: 1, num_parts: 3, num_blocks: 3 }),
+    (100, 129, 480, 128, Cut { num_whole: 1, num_parts: 8, num_blocks: 1 }),
+    (257, 200, 480, 256, Cut { num_whole: 3, num_parts: 2, num_blocks: 2 }),
+    (256, 128, 320, 256, Cut { num_whole: 0, num_parts: 3, num_blocks: 3 }),
 ];
 
 pub(super) fn cases() -> Vec<Case> {
@@ -34,18 +51,29 @@ pub(super) fn cases() -> Vec<Case> {
         for is_float in [false, true] {
             let form = if is_float { "float32 alone" } else { "bf16 with bias" };
             let name = format!("linear {rows}x{inputs} to {outputs} {form}");
-            cases.push(Case::new(name, move |device| run(device, rows, outputs, inputs, is_float)));
+            let shape = (rows, outputs, inputs);
+            cases.push(Case::new(name, move |device| run(device, shape, is_float, linear)));
         }
+    }
+    for &(rows, outputs, inputs, tile, cut) in CUTS {
+        let name = format!("linear {rows}x{inputs} to {outputs} in tiles of {tile}, {cut:?}");
+        let shape = (rows, outputs, inputs);
+        cases.push(Case::new(name, move |device| {
+            // Twice: the first leaves the counters as it found them.
+            run(device, shape, true, |device, args| {
+                linear_cut(device, args, tile, cut)?;
+                linear_cut(device, args, tile, cut)
+            })
+        }));
     }
     cases
 }
 
 fn run(
     device: &Device,
-    rows: usize,
-    outputs: usize,
-    inputs: usize,
+    (rows, outputs, inputs): (usize, usize, usize),
     is_float: bool,
+    multiply: impl Fn(&Device, &Linear<'_>) -> Result<()>,
 ) -> Result<Report> {
     let x = random_bf16(1, rows * inputs, 2.0);
     let weight = random_bf16(2, outputs * inputs, 1.0);
@@ -53,6 +81,8 @@ fn run(
     let (xs, weights, biases) =
         (device.alloc_from(&x)?, device.alloc_from(&weight)?, device.alloc_from(&bias)?);
     let out = device.alloc(rows * outputs * if is_float { 4 } else { 2 })?;
+    let scratch = device.alloc(linear_scratch_bytes(rows))?;
+    device.zero(scratch.whole())?;
     let args = Linear {
         x: xs.whole(),
         weight: weights.whole(),
@@ -61,8 +91,9 @@ fn run(
         rows,
         inputs,
         outputs,
+        scratch: scratch.whole(),
     };
-    linear(device, &args)?;
+    multiply(device, &args)?;
     let x: Vec<f64> = x.iter().map(|value| value.to_f64()).collect();
     let weight: Vec<f64> = weight.iter().map(|value| value.to_f64()).collect();
     let mut expected = Vec::with_capacity(rows * outputs);

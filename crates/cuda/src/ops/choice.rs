@@ -1,49 +1,118 @@
 //! Which kernel serves which number of rows: the one place where that is decided.
 
+/// Processors of an H100: blocks that run at the same time where one takes most of a processor's shared memory.
+pub(super) const PROCESSORS: usize = 132;
+/// Inputs of a step of the kernels for many rows.
+pub(super) const STEP: usize = 64;
+/// Most pieces of a tile: one block adds them up, and has 130 KB at most of each to read.
+const MAX_PARTS: usize = 16;
+
 /// A kernel of the dense product.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct DenseKernel {
     pub(super) name: &'static str,
     /// Most rows that it serves.
     pub(super) max_rows: usize,
-    /// Rows and columns of the result that a block makes; a kernel for few rows makes all rows.
+    /// Rows and columns of the result that a block makes at a time; a kernel for few rows makes all rows.
     pub(super) tile: [usize; 2],
     pub(super) threads: u32,
     pub(super) shared_bytes: u32,
 }
 
-/// Bytes that a tile's pipeline holds: four steps of 32 bf16 of its rows and columns.
-const fn staged(tile: [usize; 2]) -> u32 {
-    ((tile[0] + tile[1]) * 32 * 2 * 4) as u32
+/// How the tiles of a dense product are shared out to the blocks of a kernel for many rows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Cut {
+    /// Tiles that one block makes from end to end.
+    pub(crate) num_whole: usize,
+    /// Pieces, along the inputs, of every other tile.
+    pub(crate) num_parts: usize,
+    /// Blocks, each of which takes a piece, then the one that is as many pieces further on.
+    pub(crate) num_blocks: usize,
 }
 
 const fn few(name: &'static str, max_rows: usize) -> DenseKernel {
     DenseKernel { name, max_rows, tile: [max_rows, 16], threads: 128, shared_bytes: 0 }
 }
 
-const fn many(name: &'static str, tile: [usize; 2], threads: u32) -> DenseKernel {
-    DenseKernel { name, max_rows: usize::MAX, tile, threads, shared_bytes: staged(tile) }
+const fn many(name: &'static str, rows: usize, num_stages: usize) -> DenseKernel {
+    let tile = [rows, 128];
+    let shared_bytes = ((tile[0] + tile[1]) * STEP * 2 * num_stages) as u32;
+    DenseKernel { name, max_rows: usize::MAX, tile, threads: 256, shared_bytes }
 }
 
-/// The dense products, each up to this many rows.
-const DENSE: [(usize, DenseKernel); 5] = [
-    (8, few("linear_few_8", 8)),
-    (16, few("linear_few_16", 16)),
-    (32, few("linear_few_32", 32)),
-    (256, many("linear_many_narrow", [64, 64], 128)),
-    (usize::MAX, many("linear_many_wide", [128, 128], 256)),
+/// The kernels for few rows: the first that serves the rows is taken.
+const FEW: [DenseKernel; 3] =
+    [few("linear_few_8", 8), few("linear_few_16", 16), few("linear_few_32", 32)];
+
+/// The kernels for many rows: the one that should be done first is taken.
+const MANY: [DenseKernel; 3] = [
+    many("linear_many_64", 64, 8),
+    many("linear_many_128", 128, 6),
+    many("linear_many_256", 256, 4),
 ];
+
+impl DenseKernel {
+    /// Whether it is one of the kernels for many rows.
+    pub(super) fn is_many(&self) -> bool {
+        self.max_rows == usize::MAX
+    }
+
+    /// Whether a tile is no larger than it must be to have all rows.
+    fn suits(&self, rows: usize) -> bool {
+        rows <= self.max_rows && (!self.is_many() || self.tile[0] <= most_tile_rows(rows))
+    }
+
+    /// The quickest cut of a product, and about how many cycles of a processor it takes.
+    fn quickest(&self, rows: usize, inputs: usize, outputs: usize) -> (usize, Cut) {
+        let num_tiles = rows.div_ceil(self.tile[0]) * outputs.div_ceil(self.tile[1]);
+        let num_steps = inputs.div_ceil(STEP).max(1);
+        let num_cut = num_tiles % PROCESSORS;
+        let num_whole = num_tiles - num_cut;
+        // In a step each row of 128 bytes is written to shared memory once, and read once (weights) or by both
+        // warpgroups (rows), one row in a cycle. Products take no longer, and the barrier a little more.
+        let step = 2 * self.tile[1] + 3 * self.tile[0] + 64;
+        // Sums in parts are written once and read by one block, 64 bytes in a cycle, after the blocks have met.
+        let part = 8 * self.tile[0];
+        let cycles = |num_parts: usize| {
+            let rounds = num_whole / PROCESSORS * num_steps;
+            let last = if num_cut == 0 { 0 } else { num_steps.div_ceil(num_parts) };
+            (rounds + last) * step + if num_parts == 1 { 0 } else { 2000 + (num_parts + 1) * part }
+        };
+        let most = (PROCESSORS / num_cut.max(1)).min(num_steps).min(MAX_PARTS);
+        let num_parts = (1..=most).min_by_key(|parts| cycles(*parts)).unwrap_or(1);
+        let num_pieces = num_whole + num_cut * num_parts;
+        let cut = Cut { num_whole, num_parts, num_blocks: num_pieces.min(PROCESSORS) };
+        (cycles(num_parts), cut)
+    }
+
+    /// How the product is shared out.
+    pub(super) fn cut(&self, rows: usize, inputs: usize, outputs: usize) -> Cut {
+        self.quickest(rows, inputs, outputs).1
+    }
+}
+
+/// Rows of the largest tile that a product of that many rows may have.
+pub(super) fn most_tile_rows(rows: usize) -> usize {
+    rows.min(MANY[2].tile[0]).next_power_of_two().max(MANY[0].tile[0])
+}
 
 /// All kernels that can make the dense product of that many rows.
 pub(super) fn all_dense(rows: usize) -> impl Iterator<Item = DenseKernel> {
-    let kernels = DENSE.into_iter().map(|(_, kernel)| kernel);
-    kernels.filter(move |kernel| rows <= kernel.max_rows)
+    FEW.into_iter().chain(MANY).filter(move |kernel| kernel.suits(rows))
 }
 
-/// The kernel of the dense product for that many rows.
-pub(super) fn dense(rows: usize) -> DenseKernel {
-    let (_, kernel) = DENSE.into_iter().find(|(max, _)| rows <= *max).unwrap_or(DENSE[4]);
-    kernel
+/// The kernel for many rows whose tile has that many.
+pub(super) fn many_with_tile(tile_rows: usize) -> Option<DenseKernel> {
+    MANY.into_iter().find(|kernel| kernel.tile[0] == tile_rows)
+}
+
+/// The kernel of the dense product.
+pub(super) fn dense(rows: usize, inputs: usize, outputs: usize) -> DenseKernel {
+    if let Some(kernel) = FEW.into_iter().find(|kernel| kernel.suits(rows)) {
+        return kernel;
+    }
+    let suited = MANY.into_iter().filter(|kernel| kernel.suits(rows));
+    suited.min_by_key(|kernel| kernel.quickest(rows, inputs, outputs).0).unwrap_or(MANY[0])
 }
 
 /// A pair of kernels of the experts.
@@ -93,4 +162,47 @@ pub(super) fn experts(num_routes: usize, num_experts: usize) -> ExpertKernels {
 /// All pairs of kernels of the experts.
 pub(super) fn all_experts() -> [ExpertKernels; 2] {
     [EXPERTS_FEW, EXPERTS_MANY]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Queries with keys and values, the attention's output, the router, the vocabulary: inputs and outputs.
+    const PRODUCTS: [(usize, usize); 4] =
+        [(2880, 5120), (4096, 2880), (2880, 128), (2880, 201_088)];
+
+    #[test]
+    fn every_tile_is_made_and_no_tile_is_cut_where_it_does_not_help() {
+        for (inputs, outputs) in PRODUCTS {
+            for rows in 33..2100 {
+                let kernel = dense(rows, inputs, outputs);
+                let cut = kernel.cut(rows, inputs, outputs);
+                let num_tiles = rows.div_ceil(kernel.tile[0]) * outputs.div_ceil(kernel.tile[1]);
+                let num_pieces = cut.num_whole + (num_tiles - cut.num_whole) * cut.num_parts;
+                assert_eq!(cut.num_blocks, num_pieces.min(PROCESSORS), "{rows} {cut:?}");
+                assert!(
+                    (num_tiles - cut.num_whole) * cut.num_parts <= PROCESSORS,
+                    "{rows} {cut:?}"
+                );
+                assert!(cut.num_parts <= inputs.div_ceil(STEP), "{rows} {cut:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn few_tiles_are_cut_until_the_processors_are_busy() {
+        let choose = |rows, inputs, outputs| {
+            let kernel = dense(rows, inputs, outputs);
+            (kernel.name, kernel.cut(rows, inputs, outputs))
+        };
+        let (name, cut) = choose(64, 2880, 5120);
+        assert_eq!((name, cut.num_parts, cut.num_blocks), ("linear_many_64", 3, 120));
+        let (name, cut) = choose(64, 4096, 2880);
+        assert_eq!((name, cut.num_parts, cut.num_blocks), ("linear_many_64", 5, 115));
+        let (name, cut) = choose(64, 2880, 201_088);
+        assert_eq!((name, cut.num_parts, cut.num_blocks), ("linear_many_64", 1, 132));
+        let (name, cut) = choose(2048, 2880, 5120);
+        assert_eq!((name, cut.num_whole, cut.num_parts), ("linear_many_256", 264, 2));
+    }
 }

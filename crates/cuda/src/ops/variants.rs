@@ -9,7 +9,7 @@ use super::linear::linear_by;
 use super::router::group_routes_for;
 use super::{
     BF16, ExpertWeights, Experts, GroupRoutes, Linear, Output, ROUTE_TILE, Random, Router, fill,
-    random_key, router,
+    linear_scratch_bytes, random_key, router,
 };
 use crate::{Buffer, Device, Result};
 
@@ -55,6 +55,8 @@ pub fn dense(device: &Device, rows: usize, inputs: usize, outputs: usize) -> Res
     let bias = random(device, outputs * BF16, bf16)?;
     let weights = random(device, weight_len * num_copies, bf16)?;
     let out = device.alloc(rows * outputs * size_of::<f32>())?;
+    let scratch = device.alloc(linear_scratch_bytes(rows))?;
+    device.zero(scratch.whole())?;
     let run = |kernel: DenseKernel, launch: usize| {
         let start = launch % num_copies * weight_len;
         let args = Linear {
@@ -65,10 +67,11 @@ pub fn dense(device: &Device, rows: usize, inputs: usize, outputs: usize) -> Res
             rows,
             inputs,
             outputs,
+            scratch: scratch.whole(),
         };
         linear_by(device, &args, kernel)
     };
-    let chosen = choice::dense(rows).name;
+    let chosen = choice::dense(rows, inputs, outputs).name;
     let variants = choice::all_dense(rows).map(|kernel| {
         let microseconds = time(device, |launch| run(kernel, launch))?;
         Ok(Variant { kernel: kernel.name, is_chosen: kernel.name == chosen, microseconds })

@@ -59,6 +59,7 @@ struct Buffers {
     cuts: Buffer,
     parts: Buffer,
     stats: Buffer,
+    scratch: Buffer,
     inputs: Buffer,
     rotations: Buffer,
 }
@@ -66,6 +67,11 @@ struct Buffers {
 impl Buffers {
     fn new(device: &Device, sizes: &Sizes) -> Result<Self> {
         let alloc = |bytes| device.alloc(bytes);
+        let zeroed = |bytes| {
+            let buffer = device.alloc(bytes)?;
+            device.zero(buffer.whole())?;
+            Ok(buffer)
+        };
         Ok(Self {
             residual: alloc(sizes.residual)?,
             normed: alloc(sizes.normed)?,
@@ -89,6 +95,7 @@ impl Buffers {
             cuts: alloc(sizes.cuts)?,
             parts: alloc(sizes.parts)?,
             stats: alloc(sizes.stats)?,
+            scratch: zeroed(sizes.scratch)?,
             inputs: alloc(sizes.inputs)?,
             rotations: alloc(sizes.rotations)?,
         })
@@ -271,6 +278,7 @@ impl Model {
             rows,
             inputs: weights.inputs,
             outputs: weights.outputs,
+            scratch: self.buffers.scratch.whole(),
         };
         linear(&self.device, &args)
     }
@@ -457,6 +465,7 @@ impl Model {
                 rows,
                 inputs: hidden,
                 outputs: width,
+                scratch: b.scratch.whole(),
             },
         )?;
         self.device.mark("logits")

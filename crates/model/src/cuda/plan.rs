@@ -4,7 +4,7 @@
 
 use harmonium_cuda::ops::{
     Adjustment, HEAD_LEN, KvShape, MAX_ALTERNATIVES, MAX_VOCABULARY, RowTile, TokenLogprob, Wish,
-    cuts_bytes, route_tiles_bytes, rows_per_tile, slices_bytes,
+    cuts_bytes, linear_scratch_bytes, route_tiles_bytes, rows_per_tile, slices_bytes,
 };
 use harmonium_engine::ExecutorSpec;
 
@@ -95,6 +95,7 @@ pub(super) struct Sizes {
     pub(super) cuts: usize,
     pub(super) parts: usize,
     pub(super) stats: usize,
+    pub(super) scratch: usize,
     pub(super) inputs: usize,
     pub(super) rotations: usize,
 }
@@ -267,6 +268,7 @@ fn sizes(config: &Config, options: &CudaOptions, context_len: u32) -> Sizes {
         cuts: cuts_bytes(sequences),
         parts: num_parts * HEAD_LEN * 4,
         stats: num_parts * 2 * 4,
+        scratch: linear_scratch_bytes(rows),
         inputs: (5 * rows + tables) * 4
             + sequences * size_of::<Wish>()
             + 2 * tiles * size_of::<RowTile>()
@@ -302,7 +304,7 @@ impl Sizes {
                 name: "sampling",
                 bytes: sum(&[self.chosen, self.logprobs, self.adjustments, self.slices, self.cuts]),
             },
-            PlanItem { name: "attention's parts", bytes: sum(&[self.parts, self.stats]) },
+            PlanItem { name: "sums in parts", bytes: sum(&[self.parts, self.stats, self.scratch]) },
             PlanItem { name: "inputs and rotations", bytes: sum(&[self.inputs, self.rotations]) },
         ]
     }
