@@ -15,7 +15,8 @@ mod sample;
 pub mod variants;
 
 pub use attention::{
-    Attention, RowTile, Splits, attention_decode, attention_prefill, rows_per_tile,
+    AttentionDecode, AttentionPrefill, DecodeRow, RowTile, Splits, attention_decode,
+    attention_prefill, rows_per_tile,
 };
 pub use embedding::{Embedding, embedding};
 pub use experts::{ExpertWeights, Experts, experts};

@@ -206,7 +206,6 @@ impl Model {
             LayerKind::Window => &step.window_slots,
         };
         self.pools[index].write(slots, &keys, &values);
-        mark(&mut self.clock, "rope");
         Ok(queries)
     }
 
