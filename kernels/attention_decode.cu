@@ -203,9 +203,7 @@ KERNEL(attention_decode, AttentionDecodeParams, kDecodeThreads, 4) {
             continue;
         }
         const size_t at = first_part + head * p.num_splits + split;
-        st_v4(p.parts + at * kHeadLen + element,
-              make_uint4(__float_as_uint(merged.sums[0]), __float_as_uint(merged.sums[1]), __float_as_uint(merged.sums[2]),
-                         __float_as_uint(merged.sums[3])));
+        store_4(p.parts + at * kHeadLen + element, merged.sums);
         if (element == 0) p.stats[at] = make_float2(merged.max, merged.total);
     }
     if (num_used == 1) return;
