@@ -20,7 +20,7 @@ struct ExpertsManyParams {
     const uint8_t* scales;
     const bf16* bias;
     const uint32_t* grouped;
-    const uint32_t* offsets;
+    const uint4* tiles;
     const float* weights; // of the routes; null for up
     void* out;
     uint32_t num_experts, outputs, inputs;
@@ -42,7 +42,7 @@ static __device__ __forceinline__ void experts_many(const ExpertsManyParams& p) 
     const int thread = static_cast<int>(threadIdx.x);
     const uint32_t first_output = blockIdx.x * kTileOutputs, num_blocks = p.inputs / 32;
     pdl_wait();
-    const RouteTile tile = find_route_tile(p.offsets, p.num_experts, p.num_routes, kTileRoutes, blockIdx.y);
+    const RouteTile tile = route_tile_at(p.tiles, blockIdx.y, p.num_experts, p.num_routes, kTileRoutes);
     if (tile.num == 0) return;
     // What this thread copies: a chunk of one route's inputs, and (half of the threads) one block of weights.
     const uint32_t place = static_cast<uint32_t>(thread / 4);
@@ -74,12 +74,15 @@ static __device__ __forceinline__ void experts_many(const ExpertsManyParams& p) 
         cp_async_wait<kManyStages - 2>();
         __syncthreads();
         bf16* unpacked = weights[step % 2];
-        const uint2 nibbles = *reinterpret_cast<const uint2*>(&stored[stage][my_output * 16 + half * 8]);
-        uint32_t pairs[4];
-        mxfp4_weights(nibbles.x, scale, pairs);
-        st_v4(unpacked + tile_chunk(my_output, half * 2), in_order(pairs));
-        mxfp4_weights(nibbles.y, scale, pairs);
-        st_v4(unpacked + tile_chunk(my_output, half * 2 + 1), in_order(pairs));
+        const uint2 words = *reinterpret_cast<const uint2*>(&stored[stage][my_output * 16 + half * 8]);
+        uint32_t first[4], second[4];
+        mxfp4_pairs(words.x, scale, first);
+        mxfp4_pairs(words.y, scale, second);
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            bf16* to = unpacked + tile_chunk(my_output, j) + half * 4;
+            *reinterpret_cast<uint2*>(to) = make_uint2(first[j], second[j]);
+        }
         __syncthreads();
         // The stage of the step before: the first barrier of this step says that all are done with it.
         load(step + kManyStages - 1);
@@ -91,8 +94,8 @@ static __device__ __forceinline__ void experts_many(const ExpertsManyParams& p) 
         const uint32_t column = first_output + static_cast<uint32_t>(n);
         if (static_cast<uint32_t>(m) >= tile.num || column >= p.outputs) return;
         const uint32_t to = route_at(p.grouped, tile.first + static_cast<uint32_t>(m), p.num_routes);
-        left += to_float(bias[column]);
-        right += to_float(bias[column + 1]);
+        left = kMxfp4Sums * left + to_float(bias[column]);
+        right = kMxfp4Sums * right + to_float(bias[column + 1]);
         if (kIsUp) {
             const size_t at = static_cast<size_t>(to) * (p.outputs / 2) + column / 2;
             static_cast<bf16*>(p.out)[at] = to_bf16(swiglu(left, right, p.limit, p.alpha));

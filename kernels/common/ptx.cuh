@@ -91,6 +91,20 @@ __device__ __forceinline__ uint4 ld_v4(const void* from) {
     return *static_cast<const uint4*>(from);
 }
 
+// 16 bytes past L1, which may still hold what an earlier kernel read there: for reads before pdl_wait.
+__device__ __forceinline__ uint4 ld_cg_v4(const void* from) {
+#ifdef __CUDACC__
+    uint4 v;
+    asm volatile("ld.global.cg.v4.u32 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "l"(from)
+                 : "memory");
+    return v;
+#else
+    return ld_v4(from);
+#endif
+}
+
 __device__ __forceinline__ void st_v4(void* to, uint4 v) {
 #ifndef __CUDACC__
     host::check_aligned(to, 16, host::Access::Write);
@@ -227,9 +241,13 @@ __device__ __forceinline__ float warp_max(float x) {
 }
 
 // ---- programmatic dependent launch ---------------------------------------------------------------------------------
+//
+// No block triggers or ends before its own wait, but for blocks without work in a grid where others wait. So when a kernel
+// starts, its predecessor is past its wait, and all kernels before that one have ended: their writes may be read before
+// the wait (past L1, with ld_cg_v4 or cp_async_16). What the predecessor itself reads or writes may not be touched.
 
-// Waits until the kernels before this one have ended and their writes are visible. Call it before the first access
-// to anything another kernel writes. On the host device kernels run one after another.
+// Waits until the kernels before this one have ended and their writes are visible. Call it before the first write, and
+// before the first read of anything that the predecessor writes. On the host device kernels run one after another.
 __device__ __forceinline__ void pdl_wait() {
 #ifdef __CUDACC__
     asm volatile("griddepcontrol.wait;" ::: "memory");

@@ -2,6 +2,7 @@
 //!
 //! The tests run the cases on the host device, and the same cases judge a card.
 
+mod arrange_blocks;
 mod attention;
 mod embedding;
 mod experts;
@@ -59,6 +60,7 @@ impl Case {
 /// The cases of all kernels.
 pub fn all() -> Vec<Case> {
     [
+        arrange_blocks::cases(),
         attention::cases(),
         embedding::cases(),
         experts::cases(),

@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code, reason = "a launch is safe because of the checks before it")]
 
+mod arrange_blocks;
 mod attention;
 mod choice;
 mod embedding;
@@ -14,6 +15,7 @@ mod router;
 mod sample;
 pub mod variants;
 
+pub use arrange_blocks::arrange_blocks;
 pub use attention::{
     AttentionDecode, AttentionPrefill, DecodeRow, RowTile, Splits, attention_decode,
     attention_prefill, rows_per_tile,
@@ -24,7 +26,7 @@ pub use fill::{Random, fill, random_key};
 pub use linear::{Linear, linear};
 pub use rms_norm::{RmsNorm, rms_norm};
 pub use rope::{Rope, rope};
-pub use router::{GroupRoutes, PADDING, Router, group_routes, router};
+pub use router::{GroupRoutes, PADDING, Router, group_routes, route_tiles_bytes, router};
 pub use sample::{
     Adjustment, MAX_ALTERNATIVES, MAX_VOCABULARY, NO_TOKEN, Sample, TokenLogprob, Wish, cuts_bytes,
     sample, slices_bytes,
@@ -34,6 +36,8 @@ use crate::{BufferSlice, Device, DevicePtr, Error, Result};
 
 /// Bytes of a bf16.
 const BF16: usize = 2;
+/// Bytes of an entry of the list of tiles of routes.
+const ROUTE_TILE: usize = 16;
 /// Kernels load and store up to this many bytes at a time.
 const VECTOR_BYTES: usize = 16;
 

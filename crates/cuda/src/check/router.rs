@@ -1,16 +1,23 @@
 //! `router` and `group_routes` against a sort.
 
 use super::{Case, Report, max_relative_error, random_f32};
-use crate::ops::{GroupRoutes, PADDING, Router, group_routes, router};
+use crate::ops::{GroupRoutes, PADDING, Router, group_routes, route_tiles_bytes, router};
 use crate::{Device, Result};
 
 /// Rows, experts and how many are chosen: all of them, fewer than a warp, the two published models.
 const CHOICES: &[(usize, usize, usize)] =
     &[(1, 1, 1), (3, 8, 8), (5, 6, 2), (9, 32, 4), (6, 128, 4)];
 
-/// Routes and experts: one route, a part of a block's threads, several turns of them; all routes to one expert.
-const LISTS: &[(usize, usize, bool)] =
-    &[(1, 1, false), (24, 32, false), (1000, 128, false), (700, 5, true)];
+/// Routes and experts: one route, a part of a block's threads, several turns of them; all routes to one expert, and to
+/// the last.
+const LISTS: &[(usize, usize, bool)] = &[
+    (1, 1, false),
+    (24, 32, false),
+    (1000, 128, false),
+    (1100, 128, false),
+    (700, 5, true),
+    (20, 4, true),
+];
 
 pub(super) fn cases() -> Vec<Case> {
     let choice = |&(rows, num_experts, chosen): &(usize, usize, usize)| {
@@ -73,22 +80,42 @@ fn choose(device: &Device, rows: usize, num_experts: usize, chosen: usize) -> Re
 fn group(device: &Device, num_routes: usize, num_experts: usize, to_one: bool) -> Result<Report> {
     let mut random = fastrand::Rng::with_seed(2);
     let mut expert = || if to_one { 3 } else { random.u32(0..num_experts as u32) };
-    let experts: Vec<u32> = (0..num_routes).map(|_| expert()).collect();
+    let mut experts: Vec<u32> = (0..num_routes).map(|_| expert()).collect();
+    // Two routes of a row that pads.
+    if num_routes > 2 {
+        experts[num_routes - 2..].fill(PADDING);
+    }
     let buffer = device.alloc_from(&experts)?;
-    let (grouped, offsets) = (device.alloc(num_routes * 4)?, device.alloc((num_experts + 1) * 4)?);
+    let grouped = device.alloc(num_routes * 4)?;
+    let tiles = device.alloc(route_tiles_bytes(num_routes, num_experts))?;
     let args = GroupRoutes {
         experts: buffer.whole(),
         grouped: grouped.whole(),
-        offsets: offsets.whole(),
+        tiles: tiles.whole(),
         num_routes,
         num_experts,
     };
     group_routes(device, &args)?;
-    let mut expected: Vec<u32> = (0..num_routes as u32).collect();
-    expected.sort_by_key(|route| experts[*route as usize]);
-    let begins = |expert: u32| experts.iter().filter(|other| **other < expert).count() as u32;
-    let begins: Vec<u32> = (0..=num_experts as u32).map(begins).collect();
-    let is_same = device.read::<u32>(grouped.whole())? == expected
-        && device.read::<u32>(offsets.whole())? == begins;
-    Ok(Report { max_error: if is_same { 0.0 } else { 1.0 }, tolerance: 0.0 })
+    let listed: Vec<Vec<u32>> = (0..num_experts as u32)
+        .map(|expert| {
+            let routes = 0..num_routes as u32;
+            routes.filter(|route| experts[*route as usize] == expert).collect()
+        })
+        .collect();
+    // Above eight routes an expert, tiles are those of the kernels for many.
+    let tile_len = if num_routes > 8 * num_experts { 64 } else { 8 };
+    let (mut first, mut expected) = (0, Vec::new());
+    for (expert, routes) in listed.iter().enumerate() {
+        for tile in routes.chunks(tile_len) {
+            expected.push([expert as u32, first, tile.len() as u32, 0]);
+            first += tile.len() as u32;
+        }
+    }
+    let is_grouped = device.read::<u32>(grouped.whole())?[..first as usize] == listed.concat();
+    let tiles = device.read::<[u32; 4]>(tiles.whole())?;
+    expected.resize(tiles.len(), [0; 4]);
+    Ok(Report {
+        max_error: if is_grouped && tiles == expected { 0.0 } else { 1.0 },
+        tolerance: 0.0,
+    })
 }

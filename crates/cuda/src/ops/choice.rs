@@ -54,15 +54,33 @@ pub(super) struct ExpertKernels {
     /// Routes and outputs that a block makes.
     pub(super) tile: [usize; 2],
     pub(super) threads: u32,
+    /// Shared memory, and how much of it more for each input.
+    pub(super) shared_bytes: u32,
+    pub(super) shared_bytes_per_input: u32,
 }
 
-const EXPERTS_FEW: ExpertKernels =
-    ExpertKernels { up: "experts_up_few", down: "experts_down_few", tile: [8, 16], threads: 128 };
+impl ExpertKernels {
+    /// Tiles of routes at most: each expert in use begins one of its own.
+    pub(super) fn num_tiles(&self, num_routes: usize, num_experts: usize) -> usize {
+        num_routes.min(num_experts + num_routes / self.tile[0])
+    }
+}
+
+const EXPERTS_FEW: ExpertKernels = ExpertKernels {
+    up: "experts_up_few",
+    down: "experts_down_few",
+    tile: [8, 32],
+    threads: 128,
+    shared_bytes: 32 << 10,
+    shared_bytes_per_input: 1,
+};
 const EXPERTS_MANY: ExpertKernels = ExpertKernels {
     up: "experts_up_many",
     down: "experts_down_many",
     tile: [64, 128],
     threads: 256,
+    shared_bytes: 0,
+    shared_bytes_per_input: 0,
 };
 
 /// The kernels of the experts for that many routes, spread over that many experts. Above eight routes an expert on

@@ -2,15 +2,15 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Arguments, BF16, choice};
+use super::{Arguments, BF16, ROUTE_TILE, choice};
 use crate::{BufferSlice, Device, DevicePtr, Grid, Result};
 
-/// One product of every expert of a layer, MXFP4 as stored.
+/// One product of every expert of a layer, in MXFP4.
 #[derive(Clone, Copy, Debug)]
 pub struct ExpertWeights<'a> {
-    /// `[num_experts, outputs, inputs / 32, 16]` bytes.
+    /// `[num_experts, outputs, inputs / 32, 16]` bytes, as [`super::arrange_blocks`] leaves them.
     pub blocks: BufferSlice<'a>,
-    /// `[num_experts, outputs, inputs / 32]` bytes.
+    /// `[num_experts, outputs, inputs / 32]` bytes, for powers of two from 2^-93 to 2^33.
     pub scales: BufferSlice<'a>,
     /// `[num_experts, outputs]` bf16.
     pub bias: BufferSlice<'a>,
@@ -25,10 +25,10 @@ pub struct Experts<'a> {
     pub up: ExpertWeights<'a>,
     /// `[hidden, intermediate]` each.
     pub down: ExpertWeights<'a>,
-    /// `[rows * chosen]` u32 and `[num_experts + 1]` u32, as [`super::group_routes`] makes them.
+    /// `[rows * chosen]` u32, as [`super::group_routes`] makes them.
     pub grouped: BufferSlice<'a>,
-    /// See `grouped`.
-    pub offsets: BufferSlice<'a>,
+    /// The tiles that it makes with them, [`super::route_tiles_bytes`] bytes.
+    pub tiles: BufferSlice<'a>,
     /// `[rows * chosen]` float32: what each answer is multiplied by.
     pub weights: BufferSlice<'a>,
     /// `[rows * chosen, intermediate]` bf16: scratch memory.
@@ -59,7 +59,7 @@ struct Params {
     scales: DevicePtr,
     bias: DevicePtr,
     grouped: DevicePtr,
-    offsets: DevicePtr,
+    tiles: DevicePtr,
     weights: DevicePtr,
     out: DevicePtr,
     num_experts: u32,
@@ -74,7 +74,7 @@ struct Params {
 
 /// `out[t] = weights[t] * down(swiglu(up(x[t / chosen])))` for every route t, by its expert.
 ///
-/// `grouped` and `offsets` are what [`super::group_routes`] made of `rows * chosen` routes; other lists give other
+/// `grouped` and `tiles` are what [`super::group_routes`] made of `rows * chosen` routes; other lists give other
 /// numbers, but nothing outside of the buffers is touched.
 pub fn experts(device: &Device, args: &Experts<'_>) -> Result<()> {
     experts_by(device, args, choice::experts(args.rows * args.chosen, args.num_experts))
@@ -96,7 +96,8 @@ pub(super) fn experts_by(
     let num_routes = rows * chosen;
     let word = size_of::<u32>();
     let grouped = check.tensor("grouped", args.grouped, &[num_routes], word)?;
-    let offsets = check.tensor("offsets", args.offsets, &[num_experts + 1], word)?;
+    let num_tiles = kernels.num_tiles(num_routes, num_experts);
+    let tiles = check.tensor("tiles", args.tiles, &[num_tiles], ROUTE_TILE)?;
     let weights = check.tensor("weights", args.weights, &[num_routes], word)?;
     let inner = check.tensor("inner", args.inner, &[num_routes, intermediate], BF16)?;
     let params = |x, weight: &ExpertWeights<'_>, out, outputs: usize, inputs: usize| {
@@ -107,7 +108,7 @@ pub(super) fn experts_by(
             scales: check.tensor("scales", weight.scales, &shape, 1)?,
             bias: check.tensor("bias", weight.bias, &[num_experts, outputs], BF16)?,
             grouped,
-            offsets,
+            tiles,
             weights,
             out,
             num_experts: check.count("num_experts", num_experts)?,
@@ -125,17 +126,14 @@ pub(super) fn experts_by(
     let up = params(x, &args.up, inner, 2 * intermediate, hidden)?;
     let up = Params { routes_per_x: check.count("chosen", chosen)?, ..up };
     let down = params(inner, &args.down, out, hidden, intermediate)?;
-    let [tile_len, tile_outputs] = kernels.tile;
-    // Each expert in use begins a tile of its own.
-    let num_tiles = num_routes.min(num_experts + num_routes / tile_len);
     for (op, kernel, params) in
         [("experts up", kernels.up, up), ("experts down", kernels.down, down)]
     {
-        let tiles = (params.outputs as usize).div_ceil(tile_outputs);
+        let tiles = (params.outputs as usize).div_ceil(kernels.tile[1]);
         let grid = Grid {
             grid: [check.count("outputs", tiles)?, check.count("rows", num_tiles)?, 1],
             block: [kernels.threads, 1, 1],
-            shared_bytes: 0,
+            shared_bytes: kernels.shared_bytes + kernels.shared_bytes_per_input * params.inputs,
         };
         // SAFETY: every tensor has the length that the counts say, and the kernel checks what the lists hold.
         unsafe { device.launch(kernel, &grid, &params) }?;

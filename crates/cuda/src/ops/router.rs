@@ -2,7 +2,8 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::Arguments;
+use super::choice::{self, ExpertKernels};
+use super::{Arguments, ROUTE_TILE};
 use crate::{BufferSlice, Device, DevicePtr, Grid, Result};
 
 /// The position of a row that only pads a batch.
@@ -10,6 +11,8 @@ pub const PADDING: u32 = u32::MAX;
 
 /// Experts of a row that the router can choose.
 const MAX_CHOSEN: usize = 8;
+/// Experts that [`group_routes`] can count.
+const MAX_EXPERTS: usize = 1024;
 
 /// Arguments of [`router`].
 #[derive(Clone, Copy, Debug)]
@@ -74,8 +77,9 @@ pub struct GroupRoutes<'a> {
     pub experts: BufferSlice<'a>,
     /// `[num_routes]` u32: the routes by expert, each expert's in rising order.
     pub grouped: BufferSlice<'a>,
-    /// `[num_experts + 1]` u32: where each expert's routes begin, and the end.
-    pub offsets: BufferSlice<'a>,
+    /// [`route_tiles_bytes`] bytes: `[expert, first place in grouped, number of routes, 0]` u32 for each tile of the kernels
+    /// that [`super::experts`] takes for as many routes, then zeros.
+    pub tiles: BufferSlice<'a>,
     /// Number of routes.
     pub num_routes: usize,
     /// Experts there are.
@@ -87,24 +91,47 @@ pub struct GroupRoutes<'a> {
 struct GroupParams {
     experts: DevicePtr,
     grouped: DevicePtr,
-    offsets: DevicePtr,
+    tiles: DevicePtr,
     num_routes: u32,
     num_experts: u32,
+    tile_len: u32,
+    num_tiles: u32,
+}
+
+/// Bytes of the list of tiles that [`group_routes`] makes.
+pub fn route_tiles_bytes(num_routes: usize, num_experts: usize) -> usize {
+    choice::experts(num_routes, num_experts).num_tiles(num_routes, num_experts) * ROUTE_TILE
 }
 
 /// Lists the routes by expert. A route to an expert that does not exist is in no list.
 pub fn group_routes(device: &Device, args: &GroupRoutes<'_>) -> Result<()> {
+    group_routes_for(device, args, choice::experts(args.num_routes, args.num_experts))
+}
+
+/// The same with tiles for kernels of the caller's choice.
+pub(super) fn group_routes_for(
+    device: &Device,
+    args: &GroupRoutes<'_>,
+    kernels: ExpertKernels,
+) -> Result<()> {
     let check = Arguments { device, op: "group_routes" };
     let GroupRoutes { num_routes, num_experts, .. } = *args;
+    if num_experts > MAX_EXPERTS {
+        return check.refuse("num_experts", format!("is {num_experts}, over {MAX_EXPERTS}"));
+    }
     let word = size_of::<u32>();
+    let num_tiles = kernels.num_tiles(num_routes, num_experts);
     let params = GroupParams {
         experts: check.tensor("experts", args.experts, &[num_routes], word)?,
         grouped: check.tensor("grouped", args.grouped, &[num_routes], word)?,
-        offsets: check.tensor("offsets", args.offsets, &[num_experts + 1], word)?,
+        tiles: check.tensor("tiles", args.tiles, &[num_tiles], ROUTE_TILE)?,
         num_routes: check.count("num_routes", num_routes)?,
         num_experts: check.count("num_experts", num_experts)?,
+        tile_len: check.count("tile_len", kernels.tile[0])?,
+        num_tiles: check.count("tiles", num_tiles)?,
     };
     let grid = Grid { grid: [params.num_experts, 1, 1], block: [256, 1, 1], shared_bytes: 0 };
-    // SAFETY: every tensor has the length that the counts say, and a route is listed once at most.
+    // SAFETY: every tensor has the length that the counts say, a route is listed once at most, and no tile is written
+    // beyond their number.
     unsafe { device.launch("group_routes", &grid, &params) }
 }

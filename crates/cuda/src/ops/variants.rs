@@ -6,8 +6,9 @@
 use super::choice::{self, DenseKernel, ExpertKernels};
 use super::experts::experts_by;
 use super::linear::linear_by;
+use super::router::group_routes_for;
 use super::{
-    BF16, ExpertWeights, Experts, GroupRoutes, Linear, Output, Random, Router, fill, group_routes,
+    BF16, ExpertWeights, Experts, GroupRoutes, Linear, Output, ROUTE_TILE, Random, Router, fill,
     random_key, router,
 };
 use crate::{Buffer, Device, Result};
@@ -78,9 +79,13 @@ pub fn dense(device: &Device, rows: usize, inputs: usize, outputs: usize) -> Res
 /// Every pair of kernels of the experts on `rows` rows, routed at random.
 pub fn experts(device: &Device, rows: usize, sizes: ExpertSizes) -> Result<Vec<Variant>> {
     let layer = ExpertLayer::new(device, rows, sizes)?;
-    let chosen = choice::experts(rows * sizes.chosen, sizes.num_experts).up;
+    let num_routes = rows * sizes.chosen;
+    let chosen = choice::experts(num_routes, sizes.num_experts).up;
     let variants = choice::all_experts().into_iter().map(|kernels| {
-        let microseconds = time(device, |_| layer.run(device, kernels))?;
+        let num_tiles = kernels.num_tiles(num_routes, sizes.num_experts);
+        let tiles = device.alloc(num_tiles * ROUTE_TILE)?;
+        layer.group(device, kernels, &tiles)?;
+        let microseconds = time(device, |_| layer.run(device, kernels, &tiles))?;
         Ok(Variant { kernel: kernels.up, is_chosen: kernels.up == chosen, microseconds })
     });
     variants.collect()
@@ -93,8 +98,8 @@ struct ExpertLayer {
     x: Buffer,
     up: [Buffer; 3],
     down: [Buffer; 3],
+    routes: Buffer,
     grouped: Buffer,
-    offsets: Buffer,
     weights: Buffer,
     inner: Buffer,
     out: Buffer,
@@ -117,15 +122,14 @@ impl ExpertLayer {
         let logits = random(device, rows * num_experts * word, bf16)?;
         let positions = device.alloc(rows * word)?;
         device.zero(positions.whole())?;
-        let routes = device.alloc(num_routes * word)?;
         let layer = Self {
             rows,
             sizes,
             x: random(device, rows * hidden * BF16, bf16)?,
             up: product(2 * intermediate, hidden)?,
             down: product(hidden, intermediate)?,
+            routes: device.alloc(num_routes * word)?,
             grouped: device.alloc(num_routes * word)?,
-            offsets: device.alloc((num_experts + 1) * word)?,
             weights: device.alloc(num_routes * word)?,
             inner: device.alloc(num_routes * intermediate * BF16)?,
             out: device.alloc(num_routes * hidden * word)?,
@@ -133,20 +137,29 @@ impl ExpertLayer {
         let args = Router {
             logits: logits.whole(),
             positions: positions.whole(),
-            experts: routes.whole(),
+            experts: layer.routes.whole(),
             weights: layer.weights.whole(),
             rows,
             num_experts,
             chosen,
         };
         router(device, &args)?;
-        let (grouped, offsets) = (layer.grouped.whole(), layer.offsets.whole());
-        let experts = routes.whole();
-        group_routes(device, &GroupRoutes { experts, grouped, offsets, num_routes, num_experts })?;
         Ok(layer)
     }
 
-    fn run(&self, device: &Device, kernels: ExpertKernels) -> Result<()> {
+    /// Lists the routes and tiles for these kernels.
+    fn group(&self, device: &Device, kernels: ExpertKernels, tiles: &Buffer) -> Result<()> {
+        let args = GroupRoutes {
+            experts: self.routes.whole(),
+            grouped: self.grouped.whole(),
+            tiles: tiles.whole(),
+            num_routes: self.rows * self.sizes.chosen,
+            num_experts: self.sizes.num_experts,
+        };
+        group_routes_for(device, &args, kernels)
+    }
+
+    fn run(&self, device: &Device, kernels: ExpertKernels, tiles: &Buffer) -> Result<()> {
         fn product([blocks, scales, bias]: &[Buffer; 3]) -> ExpertWeights<'_> {
             ExpertWeights { blocks: blocks.whole(), scales: scales.whole(), bias: bias.whole() }
         }
@@ -156,7 +169,7 @@ impl ExpertLayer {
             up: product(&self.up),
             down: product(&self.down),
             grouped: self.grouped.whole(),
-            offsets: self.offsets.whole(),
+            tiles: tiles.whole(),
             weights: self.weights.whole(),
             inner: self.inner.whole(),
             out: self.out.whole(),

@@ -6,7 +6,7 @@ use harmonium_cuda::ops::{
     AttentionDecode, AttentionPrefill, Embedding, ExpertWeights, Experts, GroupRoutes, HEAD_LEN,
     KvShape, Linear, MAX_ALTERNATIVES, Output, RmsNorm, Rope, Router, Sample, Splits, TokenLogprob,
     attention_decode, attention_prefill, cuts_bytes, embedding, experts, group_routes, linear,
-    rms_norm, rope, router, sample, slices_bytes,
+    rms_norm, rope, route_tiles_bytes, router, sample, slices_bytes,
 };
 use harmonium_cuda::{Buffer, BufferSlice, Device, Graph, Profile, Result};
 
@@ -47,7 +47,7 @@ struct Buffers {
     experts: Buffer,
     weights: Buffer,
     grouped: Buffer,
-    offsets: Buffer,
+    route_tiles: Buffer,
     inner: Buffer,
     answers: Buffer,
     gathered: Buffer,
@@ -80,7 +80,7 @@ impl Buffers {
             experts: alloc(sizes.experts)?,
             weights: alloc(sizes.weights)?,
             grouped: alloc(sizes.grouped)?,
-            offsets: alloc(sizes.offsets)?,
+            route_tiles: alloc(sizes.route_tiles)?,
             inner: alloc(sizes.inner)?,
             answers: alloc(sizes.answers)?,
             gathered: alloc(sizes.gathered)?,
@@ -194,11 +194,17 @@ impl Model {
         self.device.read(first(&self.buffers.chosen, num_rows * WORD)?)
     }
 
-    /// How many routes of the last layer of the last step each expert had.
+    /// How many routes of the last layer each expert had in the last step, which had that many rows.
     #[cfg(all(test, feature = "host-device"))]
-    pub(super) fn routes_per_expert(&self) -> Result<Vec<u32>> {
-        let offsets = self.device.read::<u32>(self.buffers.offsets.whole())?;
-        Ok(offsets.windows(2).map(|pair| pair[1] - pair[0]).collect())
+    pub(super) fn routes_per_expert(&self, rows: usize) -> Result<Vec<u32>> {
+        let chosen = self.config.experts_per_token as usize;
+        let bytes = route_tiles_bytes(rows * chosen, self.config.num_experts as usize);
+        let tiles = self.device.read::<[u32; 4]>(first(&self.buffers.route_tiles, bytes)?)?;
+        let mut num_routes = vec![0; self.config.num_experts as usize];
+        for [expert, _, num, _] in tiles {
+            num_routes[expert as usize] += num;
+        }
+        Ok(num_routes)
     }
 
     /// Log-probabilities of the same rows, `[rows, 1 + MAX_ALTERNATIVES]`: the chosen token's, then those of the best ones,
@@ -383,14 +389,15 @@ impl Model {
         let logits = first(&b.router_logits, rows * num_experts * WORD)?;
         let routes = first(&b.experts, num_routes * WORD)?;
         let weights = first(&b.weights, num_routes * WORD)?;
-        let (grouped, offsets) = (first(&b.grouped, num_routes * WORD)?, b.offsets.whole());
+        let grouped = first(&b.grouped, num_routes * WORD)?;
+        let tiles = first(&b.route_tiles, route_tiles_bytes(num_routes, num_experts))?;
         self.linear(rows, x, &layer.router, Output::F32(logits))?;
         self.device.mark("router")?;
         let positions = b.inputs.slice(step.positions.clone())?;
         let args =
             Router { logits, positions, experts: routes, weights, rows, num_experts, chosen };
         router(&self.device, &args)?;
-        let args = GroupRoutes { experts: routes, grouped, offsets, num_routes, num_experts };
+        let args = GroupRoutes { experts: routes, grouped, tiles, num_routes, num_experts };
         group_routes(&self.device, &args)?;
         self.device.mark("routes")?;
         let args = Experts {
@@ -398,7 +405,7 @@ impl Model {
             up: expert_weights(&layer.up),
             down: expert_weights(&layer.down),
             grouped,
-            offsets,
+            tiles,
             weights,
             inner: first(&b.inner, num_routes * intermediate * BF16)?,
             out: first(&b.answers, num_routes * hidden * WORD)?,

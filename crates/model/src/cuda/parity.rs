@@ -113,7 +113,7 @@ fn synthetic_tokens_spread_over_the_experts() {
     let executor = CudaExecutor::new(&device, &checkpoint, &options, &|_| ()).unwrap();
     let batch = crate::logits::prefill(&executor.spec, &tokens);
     executor.step(&batch, &[599], Wishes::default()).unwrap();
-    let routes = executor.model.routes_per_expert().unwrap();
+    let routes = executor.model.routes_per_expert(600).unwrap();
     assert_eq!(routes.iter().sum::<u32>(), 600 * 4);
     let (even, most) = (600 * 4 / 32, *routes.iter().max().unwrap());
     assert!(most <= 2 * even && routes.iter().all(|num| *num > 0), "{routes:?}");

@@ -4,7 +4,7 @@
 
 use harmonium_cuda::ops::{
     Adjustment, HEAD_LEN, KvShape, MAX_ALTERNATIVES, MAX_VOCABULARY, RowTile, TokenLogprob, Wish,
-    cuts_bytes, rows_per_tile, slices_bytes,
+    cuts_bytes, route_tiles_bytes, rows_per_tile, slices_bytes,
 };
 use harmonium_engine::ExecutorSpec;
 
@@ -85,7 +85,7 @@ pub(super) struct Sizes {
     pub(super) experts: usize,
     pub(super) weights: usize,
     pub(super) grouped: usize,
-    pub(super) offsets: usize,
+    pub(super) route_tiles: usize,
     pub(super) inner: usize,
     pub(super) answers: usize,
     pub(super) gathered: usize,
@@ -233,7 +233,7 @@ fn sizes(config: &Config, options: &CudaOptions, context_len: u32) -> Sizes {
     let (rows, sequences) = (options.max_rows as usize, options.max_sequences as usize);
     let (hidden, heads) = (config.hidden_size as usize, config.num_heads as usize);
     let routes = rows * config.experts_per_token as usize;
-    let num_kv_heads = config.num_kv_heads as usize;
+    let (num_kv_heads, num_experts) = (config.num_kv_heads as usize, config.num_experts as usize);
     let shape =
         KvShape { num_heads: heads, num_kv_heads, block_len: BLOCK_LEN as usize, num_blocks: 1 };
     // One row alone is cut into the most pieces; many rows are not cut at all.
@@ -243,6 +243,11 @@ fn sizes(config: &Config, options: &CudaOptions, context_len: u32) -> Sizes {
     let tables = sequences * blocks_of(context_len as usize)
         + sequences * (blocks_of(config.window as usize) + 3)
         + blocks_of(rows);
+    // More rows may need fewer tiles, of other kernels.
+    let route_tiles = (1..=rows)
+        .map(|rows| route_tiles_bytes(rows * config.experts_per_token as usize, num_experts))
+        .max()
+        .unwrap_or(0);
     let tiles = rows / rows_per_tile(&shape) + 2 * sequences + single_rows;
     Sizes {
         residual: rows * hidden * 4,
@@ -255,7 +260,7 @@ fn sizes(config: &Config, options: &CudaOptions, context_len: u32) -> Sizes {
         experts: routes * 4,
         weights: routes * 4,
         grouped: routes * 4,
-        offsets: (config.num_experts as usize + 1) * 4,
+        route_tiles,
         inner: routes * config.intermediate_size as usize * 2,
         answers: routes * hidden * 4,
         gathered: sequences * hidden * 2,
@@ -293,7 +298,7 @@ impl Sizes {
                     self.experts,
                     self.weights,
                     self.grouped,
-                    self.offsets,
+                    self.route_tiles,
                     self.inner,
                     self.answers,
                 ]),

@@ -1,11 +1,12 @@
-//! Weights of a synthetic checkpoint, made where they are needed: byte for byte those that `synth` writes to files.
+//! Weights of a synthetic checkpoint, made where they are needed: byte for byte those that `synth` writes to files, then
+//! arranged as those of any checkpoint.
 //!
 //! The largest shape has 65 GB of them. They take no memory of this machine and no time to speak of.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use harmonium_cuda::ops::{fill, random_key};
+use harmonium_cuda::ops::{arrange_blocks, fill, random_key};
 use harmonium_cuda::{Buffer, Device};
 
 use super::weights::{DeviceExperts, DeviceLayer, DeviceLinear, DeviceWeights};
@@ -57,6 +58,7 @@ impl Maker<'_> {
         let experts = |product: &str| {
             let part = |part: &str| one(&format!("mlp.experts.{product}_{part}"));
             let (blocks, scales, bias) = (part("blocks")?, part("scales")?, part("bias")?);
+            arrange_blocks(self.device, blocks.whole())?;
             Ok::<_, Error>(DeviceExperts { blocks, scales, bias })
         };
         Ok(DeviceLayer {

@@ -1,11 +1,13 @@
-//! The checkpoint's weights on a device, in the checkpoint's own layout.
+//! The checkpoint's weights on a device, in the checkpoint's own layout but for the order within MXFP4 blocks.
 //!
 //! First all buffers are taken and what belongs in them is noted down, then everything is copied at once: the files are
-//! read by several threads through pinned memory (see [`upload_all`]). Nothing is reordered: kernels read what is stored.
+//! read by several threads through pinned memory (see [`upload_all`]). At last the device rearranges the blocks of the
+//! experts in place.
 
 use std::sync::Arc;
 
 use half::bf16;
+use harmonium_cuda::ops::arrange_blocks;
 use harmonium_cuda::{Buffer, Device, Upload, upload_all};
 
 use super::synthetic;
@@ -23,6 +25,7 @@ pub(super) struct DeviceLinear {
 
 /// One product of every expert.
 pub(super) struct DeviceExperts {
+    /// Arranged for the kernels.
     pub(super) blocks: Arc<Buffer>,
     pub(super) scales: Arc<Buffer>,
     pub(super) bias: Arc<Buffer>,
@@ -74,6 +77,10 @@ impl DeviceWeights {
             lm_head: loader.matrices("lm_head", &[&weights.lm_head])?,
         };
         loader.finish(progress)?;
+        for layer in &this.layers {
+            arrange_blocks(device, layer.up.blocks.whole())?;
+            arrange_blocks(device, layer.down.blocks.whole())?;
+        }
         Ok(this)
     }
 }
