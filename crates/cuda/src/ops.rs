@@ -11,6 +11,7 @@ mod fill;
 mod linear;
 mod rms_norm;
 mod rope;
+mod route;
 mod router;
 mod sample;
 pub mod variants;
@@ -26,7 +27,9 @@ pub use fill::{Random, fill, random_key};
 pub use linear::{Linear, linear};
 pub use rms_norm::{RmsNorm, rms_norm};
 pub use rope::{Rope, rope};
-pub use router::{GroupRoutes, PADDING, Router, group_routes, route_tiles_bytes, router};
+pub use route::{Route, route};
+pub(crate) use router::{GroupRoutes, Router, group_routes, router};
+pub use router::{PADDING, route_tiles_bytes};
 pub use sample::{
     Adjustment, MAX_ALTERNATIVES, MAX_VOCABULARY, NO_TOKEN, Sample, TokenLogprob, Wish, cuts_bytes,
     sample, slices_bytes,

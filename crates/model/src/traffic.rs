@@ -24,7 +24,7 @@ pub fn decode_ops(
     num_sequences: u32,
     context_len: u32,
     kv_element_bytes: u32,
-) -> [(&'static str, f64); 11] {
+) -> [(&'static str, f64); 10] {
     let wide = |number: u32| f64::from(number);
     let (hidden, inner) = (wide(config.hidden_size), wide(config.intermediate_size));
     let (query, kv) = (config.query_size() as f64, config.kv_size() as f64);
@@ -52,7 +52,6 @@ pub fn decode_ops(
         ("attention", bf16(layers * wide(config.num_heads)) + cached),
         ("attention output", bf16(layers * (hidden * query + hidden))),
         ("router", bf16(layers * (experts * hidden + experts))),
-        ("routes", 0.0),
         ("experts up", awake * mxfp4(2.0 * inner, hidden)),
         ("experts down", awake * mxfp4(hidden, inner)),
         ("logits", bf16(wide(config.vocab_size) * hidden)),

@@ -46,6 +46,9 @@ pub(super) fn dense(rows: usize) -> DenseKernel {
     kernel
 }
 
+/// Rows up to which one kernel makes the router's product, chooses the experts and lists the routes.
+pub(super) const ROUTED_TOGETHER: usize = 16;
+
 /// A pair of kernels of the experts.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ExpertKernels {

@@ -3,10 +3,10 @@
 use std::ops::Range;
 
 use harmonium_cuda::ops::{
-    AttentionDecode, AttentionPrefill, Embedding, ExpertWeights, Experts, GroupRoutes, HEAD_LEN,
-    KvShape, Linear, MAX_ALTERNATIVES, Output, RmsNorm, Rope, Router, Sample, Splits, TokenLogprob,
-    attention_decode, attention_prefill, cuts_bytes, embedding, experts, group_routes, linear,
-    rms_norm, rope, route_tiles_bytes, router, sample, slices_bytes,
+    AttentionDecode, AttentionPrefill, Embedding, ExpertWeights, Experts, HEAD_LEN, KvShape,
+    Linear, MAX_ALTERNATIVES, Output, RmsNorm, Rope, Route, Sample, Splits, TokenLogprob,
+    attention_decode, attention_prefill, cuts_bytes, embedding, experts, linear, rms_norm, rope,
+    route, route_tiles_bytes, sample, slices_bytes,
 };
 use harmonium_cuda::{Buffer, BufferSlice, Device, Graph, Profile, Result};
 
@@ -386,20 +386,27 @@ impl Model {
             (self.config.num_experts as usize, self.config.experts_per_token as usize);
         let num_routes = rows * chosen;
         let x = first(&b.normed, rows * hidden * BF16)?;
-        let logits = first(&b.router_logits, rows * num_experts * WORD)?;
-        let routes = first(&b.experts, num_routes * WORD)?;
         let weights = first(&b.weights, num_routes * WORD)?;
         let grouped = first(&b.grouped, num_routes * WORD)?;
         let tiles = first(&b.route_tiles, route_tiles_bytes(num_routes, num_experts))?;
-        self.linear(rows, x, &layer.router, Output::F32(logits))?;
+        let args = Route {
+            x,
+            weight: layer.router.weight.whole(),
+            bias: layer.router.bias.whole(),
+            positions: b.inputs.slice(step.positions.clone())?,
+            logits: first(&b.router_logits, rows * num_experts * WORD)?,
+            experts: first(&b.experts, num_routes * WORD)?,
+            weights,
+            grouped,
+            tiles,
+            ticket: first(&b.tickets, WORD)?,
+            rows,
+            width: hidden,
+            num_experts,
+            chosen,
+        };
+        route(&self.device, &args)?;
         self.device.mark("router")?;
-        let positions = b.inputs.slice(step.positions.clone())?;
-        let args =
-            Router { logits, positions, experts: routes, weights, rows, num_experts, chosen };
-        router(&self.device, &args)?;
-        let args = GroupRoutes { experts: routes, grouped, tiles, num_routes, num_experts };
-        group_routes(&self.device, &args)?;
-        self.device.mark("routes")?;
         let args = Experts {
             x,
             up: expert_weights(&layer.up),
