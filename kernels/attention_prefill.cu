@@ -4,7 +4,8 @@
 //
 // over the positions j up to the row's own, of which a window layer sees the last `window`.
 //
-// Shapes:  queries [rows, heads * 64] bf16, rotated; keys, values [blocks, kv_heads, block_len, 64] bf16; sinks [heads] bf16; positions [rows] u32; tables u32; out [rows, heads * 64] bf16;
+// Shapes:  queries [rows, heads * 64] bf16, rotated; keys, values [blocks, kv_heads, block_len, 64] bf16; sinks [heads]
+//          bf16; positions [rows] u32; tables u32; out [rows, heads * 64] bf16;
 //          tiles [tiles]: first row, number of rows (at most 64 / group), start in tables, first block of the table.
 //          A tile without rows, or with rows that do not exist, is left out.
 // Launch:  grid (tiles, kv_heads), four warps of 16 queries each: the `group` query heads of a key head lie side by
@@ -54,9 +55,11 @@ KERNEL(attention_prefill, AttentionPrefillParams, kPrefillThreads) {
         is_query[half] = rows[half] < num_rows;
     }
     Attention attention;
-    attention.begin([&](int half) {
+    attention.begin([&](int half, int at) {
+        if (!is_query[half]) return make_uint2(0, 0);
         const size_t row = first_row + rows[half];
-        return is_query[half] ? p.queries + (row * p.num_heads + heads[half]) * kHeadLen : nullptr;
+        const bf16* from = p.queries + (row * p.num_heads + heads[half]) * kHeadLen + at;
+        return make_uint2(*reinterpret_cast<const uint32_t*>(from), *reinterpret_cast<const uint32_t*>(from + 32));
     });
     const uint32_t end = first_position + num_rows;
     const uint32_t begin = first_position >= p.window ? first_position - p.window + 1 : 0;

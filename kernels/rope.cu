@@ -9,10 +9,10 @@
 //          64] bf16; positions, slots [rows] u32, a slot being block * block_len + offset; rotations [context, 32]
 //          (cos, sin) float32; keys, values [blocks, kv_heads, block_len, 64] bf16.
 // Launch:  one block of 256 threads a row; a thread takes eight pairs or sixteen elements. A row without a valid
-//          position and slot is left out: batches are padded with such rows.
+//          position and slot is left out. Steps of single rows do without: attention_decode rotates what it needs.
 // Traffic: reads qkv once and writes half as many bytes; the rotation of a position is 256 bytes.
 
-#include "common/vector.cuh"
+#include "common/rope.cuh"
 
 struct RopeParams {
     const float* qkv;
@@ -44,19 +44,9 @@ KERNEL(rope, RopeParams, 256) {
             to = (is_value ? p.values : p.keys) +
                  ((static_cast<size_t>(block) * p.num_kv_heads + kv_head) * p.block_len + offset) * 64 + part;
         }
-        float a[8], b[8];
-        load_8(qkv + head * 64 + part, a);
-        load_8(qkv + head * 64 + part + 32, b);
-#pragma unroll
-        for (int j = 0; j < 8; j++) {
-            if (is_value) continue;
-            const float2 rotation = rotations[part + static_cast<uint32_t>(j)];
-            const float x = a[j], y = b[j];
-            a[j] = x * rotation.x - y * rotation.y;
-            b[j] = y * rotation.x + x * rotation.y;
-        }
-        st_v4(to, pack_8(a));
-        st_v4(to + 32, pack_8(b));
+        const HeadPart both = head_part(qkv + head * 64, part, rotations, !is_value);
+        st_v4(to, both.low);
+        st_v4(to + 32, both.high);
     }
     pdl_launch();
 }

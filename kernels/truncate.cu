@@ -10,6 +10,7 @@
 // Traffic: the logits once a launch, from the L2 cache while the rows are few; nothing is sorted.
 
 #include "common/sampling.cuh"
+#include "common/ticket.cuh"
 
 constexpr uint32_t kNumPasses = 3, kBinShare = kNumBins / kSampleThreads;
 
@@ -58,7 +59,7 @@ static __device__ __forceinline__ void find_bin(const SampleParams& p, const Wis
     }
     mass = before + mass_sums.before;
     count = num_before + block_sums(count, exchange.counts).before;
-    if (threadIdx.x == 0) cut.target = goal.mass, cut.num_done = 0;
+    if (threadIdx.x == 0) cut.target = goal.mass;
 #pragma unroll
     for (uint32_t i = 0; i < kBinShare; i++) {
         if (!goal.is_reached(count, mass) && goal.is_reached(count + counts[i], mass + masses[i])) {
@@ -77,7 +78,7 @@ KERNEL(sample_narrow, SampleParams, kSampleThreads) {
     SHARED(float, values, [kSliceLen]);
     SHARED(LocalBins, bins, [1]);
     SHARED(Exchange, exchange, [1]);
-    SHARED(uint32_t, num_done, [1]);
+    SHARED(uint32_t, place, [1]);
     const uint32_t row = blockIdx.y, num_bits = p.pass < 2 ? 11 : 10, shift = p.pass == 0 ? 21 : p.pass == 1 ? 10 : 0;
     pdl_wait();
     const Wish wish = p.wishes[row];
@@ -105,14 +106,9 @@ KERNEL(sample_narrow, SampleParams, kSampleThreads) {
         atomicAdd(&cut.bins[i].count, bins[0].counts[i]);
         atomicAdd(&cut.bins[i].mass, (static_cast<Mass>(bins[0].highs[i]) << 20) + bins[0].lows[i]);
     }
-    // What this block has added is visible before it counts itself, and the last one sees what all have added.
-    __threadfence();
-    __syncthreads();
-    if (threadIdx.x == 0) num_done[0] = atomicAdd(&cut.num_done, 1u);
-    __syncthreads();
+    const bool is_last = is_last_block(&cut.num_done, p.num_slices, place[0]);
     pdl_launch();
-    if (num_done[0] != p.num_slices - 1) return;
-    __threadfence();
+    if (!is_last) return;
     find_bin(p, wish, num_bits, cut, exchange[0]);
 }
 

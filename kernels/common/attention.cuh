@@ -22,15 +22,24 @@ struct KvSource {
     // is a position whose block does not exist. The `kThreads` threads that share the work are numbered by `thread`.
     template <int kKeys, int kThreads>
     __device__ __forceinline__ void copy(bf16* keys_to, bf16* values_to, uint32_t start, uint32_t end, int thread) const {
+        constexpr int kCopies = kKeys * 8 / kThreads;
+        // All entries of the table first: a wait for one of them is a wait for all.
+        size_t places[kCopies];
+        bool are_valid[kCopies];
 #pragma unroll
-        for (int i = thread; i < kKeys * 8; i += kThreads) {
-            const int row = i / 8, chunk = i % 8;
-            const uint32_t position = start + static_cast<uint32_t>(row), index = position / block_len - first_block;
+        for (int i = 0; i < kCopies; i++) {
+            const uint32_t position = start + static_cast<uint32_t>((thread + i * kThreads) / 8);
+            const uint32_t index = position / block_len - first_block;
             const size_t block = position < end && index < table_len ? table[index] : num_blocks;
-            const bool is_valid = block < num_blocks;
-            const size_t at = ((block * num_kv_heads + kv_head) * block_len + position % block_len) * kHeadLen + chunk * 8;
-            cp_async_16(keys_to + kv_chunk(row, chunk), keys + (is_valid ? at : 0), is_valid);
-            cp_async_16(values_to + kv_chunk(row, chunk), values + (is_valid ? at : 0), is_valid);
+            are_valid[i] = block < num_blocks;
+            places[i] = ((block * num_kv_heads + kv_head) * block_len + position % block_len) * kHeadLen;
+        }
+#pragma unroll
+        for (int i = 0; i < kCopies; i++) {
+            const int row = (thread + i * kThreads) / 8, chunk = thread % 8;
+            const size_t at = are_valid[i] ? places[i] + static_cast<size_t>(chunk) * 8 : 0;
+            cp_async_16(keys_to + kv_chunk(row, chunk), keys + at, are_valid[i]);
+            cp_async_16(values_to + kv_chunk(row, chunk), values + at, are_valid[i]);
         }
     }
 };
@@ -41,21 +50,21 @@ struct Attention {
     float sums[8][4];
     float max[2], total[2];
 
-    // `row(half)` is the address of the query, or null for none.
-    template <typename Row>
-    __device__ __forceinline__ void begin(Row row) {
+    // `query(half, at)` gives elements at, at + 1 and at + 32, at + 33 of the query, as two pairs; zeros for none.
+    template <typename Query>
+    __device__ __forceinline__ void begin(Query query) {
         const int place = static_cast<int>(threadIdx.x % 4);
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            const bf16* from = row(half);
             max[half] = -INFINITY;
             total[half] = 0.0f;
 #pragma unroll
-            for (int k = 0; k < 4; k++) {
+            for (int k = 0; k < 2; k++) {
 #pragma unroll
                 for (int i = 0; i < 2; i++) {
-                    const int at = k * 16 + i * 8 + place * 2;
-                    queries[k][i * 2 + half] = from == nullptr ? 0u : *reinterpret_cast<const uint32_t*>(from + at);
+                    const uint2 pairs = query(half, k * 16 + i * 8 + place * 2);
+                    queries[k][i * 2 + half] = pairs.x;
+                    queries[k + 2][i * 2 + half] = pairs.y;
                 }
             }
         }

@@ -5,7 +5,7 @@
 // the best one's weight. Whole numbers add up to the same in any order, so a choice depends on nothing but its row.
 #pragma once
 
-#include "ptx.cuh"
+#include "order.cuh"
 
 constexpr uint32_t kSampleThreads = 256, kSampleWarps = kSampleThreads / 32;
 constexpr uint32_t kSliceLen = 2048, kSliceShare = kSliceLen / kSampleThreads; // logits of a block, of a thread
@@ -136,16 +136,6 @@ __device__ __forceinline__ void adjust_slice(const SampleParams& p, const Wish& 
 __device__ __forceinline__ Mass weight(float value, float reference, float scale) {
     const float share = __expf((value - reference) * scale);
     return share > 0.0f ? static_cast<Mass>(share * 0x1p40f) : 0;
-}
-
-// A number whose order is that of the values.
-__device__ __forceinline__ uint32_t key_of(float value) {
-    const uint32_t bits = __float_as_uint(value + 0.0f); // no negative zero
-    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-}
-
-__device__ __forceinline__ float value_of(uint32_t key) {
-    return __uint_as_float(key & 0x80000000u ? key & 0x7fffffffu : ~key);
 }
 
 // Which tokens of a row may be drawn.

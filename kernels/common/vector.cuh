@@ -1,4 +1,4 @@
-// Eight numbers at a time: bf16 as 16 bytes, and floats.
+// Several numbers at a time: eight bf16 as 16 bytes, four or eight floats.
 #pragma once
 
 #include "ptx.cuh"
@@ -16,6 +16,17 @@ __device__ __forceinline__ void unpack_8(uint4 v, float (&to)[8]) {
 __device__ __forceinline__ uint4 pack_8(const float (&from)[8]) {
     return make_uint4(pack_bf16x2(from[0], from[1]), pack_bf16x2(from[2], from[3]), pack_bf16x2(from[4], from[5]),
                       pack_bf16x2(from[6], from[7]));
+}
+
+__device__ __forceinline__ void load_4(const float* from, float (&to)[4]) {
+    const uint4 bits = ld_v4(from);
+    to[0] = __uint_as_float(bits.x), to[1] = __uint_as_float(bits.y);
+    to[2] = __uint_as_float(bits.z), to[3] = __uint_as_float(bits.w);
+}
+
+__device__ __forceinline__ void store_4(float* to, const float (&from)[4]) {
+    st_v4(to, make_uint4(__float_as_uint(from[0]), __float_as_uint(from[1]), __float_as_uint(from[2]),
+                         __float_as_uint(from[3])));
 }
 
 __device__ __forceinline__ void load_8(const float* from, float (&to)[8]) {

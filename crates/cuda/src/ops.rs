@@ -11,13 +11,15 @@ mod fill;
 mod linear;
 mod rms_norm;
 mod rope;
+mod route;
 mod router;
 mod sample;
 pub mod variants;
 
 pub use arrange_blocks::arrange_blocks;
 pub use attention::{
-    Attention, RowTile, Splits, attention_decode, attention_prefill, rows_per_tile,
+    AttentionDecode, AttentionPrefill, DecodeRow, RowTile, Splits, attention_decode,
+    attention_prefill, rows_per_tile,
 };
 pub(crate) use choice::Cut;
 pub use embedding::{Embedding, embedding};
@@ -27,7 +29,9 @@ pub(crate) use linear::linear_cut;
 pub use linear::{Linear, linear, linear_scratch_bytes};
 pub use rms_norm::{RmsNorm, rms_norm};
 pub use rope::{Rope, rope};
-pub use router::{GroupRoutes, PADDING, Router, group_routes, route_tiles_bytes, router};
+pub use route::{Route, route};
+pub(crate) use router::{GroupRoutes, Router, group_routes, router};
+pub use router::{PADDING, route_tiles_bytes};
 pub use sample::{
     Adjustment, MAX_ALTERNATIVES, MAX_VOCABULARY, NO_TOKEN, Sample, TokenLogprob, Wish, cuts_bytes,
     sample, slices_bytes,

@@ -26,7 +26,7 @@ pub fn decode_ops(
     num_sequences: u32,
     context_len: u32,
     kv_element_bytes: u32,
-) -> [(&'static str, f64); 12] {
+) -> [(&'static str, f64); 10] {
     let wide = |number: u32| f64::from(number);
     let (hidden, inner) = (wide(config.hidden_size), wide(config.intermediate_size));
     let (query, kv) = (config.query_size() as f64, config.kv_size() as f64);
@@ -51,11 +51,9 @@ pub fn decode_ops(
         ("embedding", bf16(hidden * sequences)),
         ("norm", bf16((2.0 * layers + 1.0) * hidden)),
         ("qkv", bf16(layers * (qkv * hidden + qkv))),
-        ("rope", 0.0),
         ("attention", bf16(layers * wide(config.num_heads)) + cached),
         ("attention output", bf16(layers * (hidden * query + hidden))),
         ("router", bf16(layers * (experts * hidden + experts))),
-        ("routes", 0.0),
         ("experts up", awake * mxfp4(2.0 * inner, hidden)),
         ("experts down", awake * mxfp4(hidden, inner)),
         ("logits", bf16(wide(config.vocab_size) * hidden)),

@@ -2,12 +2,12 @@
 
 use half::bf16;
 
-use super::{Case, Report, max_relative_error, random_bf16, rms};
+use super::{Case, Report, max_relative_error, random_bf16, random_f32, rms};
 use crate::ops::{
-    Attention, HEAD_LEN, KvShape, RowTile, Splits, attention_decode, attention_prefill,
-    rows_per_tile,
+    AttentionDecode, AttentionPrefill, DecodeRow, HEAD_LEN, KvShape, PADDING, RowTile, Splits,
+    attention_decode, attention_prefill, rows_per_tile,
 };
-use crate::{Device, Result};
+use crate::{Buffer, Device, Result};
 
 /// Two sequences in one batch, the second in blocks from the other end.
 #[derive(Clone, Copy)]
@@ -78,93 +78,298 @@ const SHAPES: &[Shape] = &[
         window: None,
         num_splits: 9,
     },
+    Shape {
+        name: "turns that reuse their place",
+        num_heads: 8,
+        num_kv_heads: 1,
+        block_len: 16,
+        sequences: [(700, 1), (511, 2)],
+        window: None,
+        num_splits: 2,
+    },
+    Shape {
+        name: "many splits",
+        num_heads: 2,
+        num_kv_heads: 2,
+        block_len: 16,
+        sequences: [(1000, 1), (128, 2)],
+        window: None,
+        num_splits: 17,
+    },
 ];
+
+/// What runs on a shape.
+#[derive(Clone, Copy, PartialEq)]
+enum Mode {
+    Prefill,
+    /// Rows of a sequence one by one, all their keys in the cache.
+    Cached,
+    /// The last row of each sequence, whose key and value are not in the cache.
+    Single,
+}
 
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for shape in SHAPES {
-        for (is_decode, kernel) in [(false, "attention_prefill"), (true, "attention_decode")] {
+        for (mode, name) in [
+            (Mode::Prefill, "attention_prefill"),
+            (Mode::Cached, "attention_decode, cached,"),
+            (Mode::Single, "attention_decode"),
+        ] {
             let shape = *shape;
-            let name = format!("{kernel} {}", shape.name);
-            cases.push(Case::new(name, move |device| run(device, &shape, is_decode)));
+            let name = format!("{name} {}", shape.name);
+            cases.push(Case::new(name, move |device| run(device, &shape, mode)));
         }
     }
     cases
 }
 
-fn run(device: &Device, shape: &Shape, is_decode: bool) -> Result<Report> {
-    let Shape { num_heads, num_kv_heads, block_len, sequences, num_splits, .. } = *shape;
-    let window = shape.window.unwrap_or(usize::MAX);
-    let num_blocks = sequences.map(|(first, num)| (first + num).div_ceil(block_len));
-    let kv =
-        KvShape { num_heads, num_kv_heads, block_len, num_blocks: num_blocks[0] + num_blocks[1] };
-    let rows: usize = sequences.iter().map(|(_, num)| num).sum();
-    let queries = random_bf16(1, rows * kv.query_len(), 3.0);
-    let cache_len = kv.num_blocks * num_kv_heads * block_len * HEAD_LEN;
-    let (mut keys, values) = (random_bf16(2, cache_len, 3.0), random_bf16(3, cache_len, 1.0));
-    // One key that outweighs all before it, so that sums already made must be scaled down.
-    keys[cache_len / 2..cache_len / 2 + HEAD_LEN].fill(bf16::from_f32(5.0));
-    let sinks = random_bf16(4, num_heads, 4.0);
-    let (mut positions, mut tables, mut tiles) = (Vec::new(), Vec::new(), Vec::new());
-    let tile_len = if is_decode { 1 } else { rows_per_tile(&kv) };
-    for (index, (first, num)) in sequences.into_iter().enumerate() {
-        let first_row = positions.len();
-        positions.extend((first..first + num).map(|position| position as u32));
-        // Blocks that no row sees are gone, as the engine frees them.
-        let first_block = (first + 1).saturating_sub(window) / block_len;
-        for start in (0..num).step_by(tile_len) {
-            tiles.push(RowTile {
-                first_row: (first_row + start) as u32,
-                num_rows: tile_len.min(num - start) as u32,
-                table_start: tables.len() as u32,
-                first_block: first_block as u32,
-            });
+/// Two sequences with their cache as it must be once all rows are in it.
+struct Inputs {
+    kv: KvShape,
+    /// Positions that each sequence's rows begin at, and how many they are.
+    sequences: [(usize, usize); 2],
+    window: usize,
+    positions: Vec<u32>,
+    /// Not rotated, as the product gives them.
+    qkv: Vec<f32>,
+    rotations: Vec<f32>,
+    /// Rotated.
+    queries: Vec<bf16>,
+    keys: Vec<bf16>,
+    values: Vec<bf16>,
+    sinks: Vec<bf16>,
+}
+
+impl Inputs {
+    fn new(shape: &Shape, mode: Mode) -> Self {
+        let Shape { num_heads, num_kv_heads, block_len, .. } = *shape;
+        let sequences = shape.sequences.map(|(first, num)| match mode {
+            Mode::Single => (first + num - 1, 1),
+            _ => (first, num),
+        });
+        let num_blocks =
+            sequences.iter().map(|(first, num)| (first + num).div_ceil(block_len)).sum();
+        let kv = KvShape { num_heads, num_kv_heads, block_len, num_blocks };
+        let positions: Vec<u32> = sequences
+            .iter()
+            .flat_map(|(first, num)| (*first..first + num).map(|position| position as u32))
+            .collect();
+        let context_len = *positions.iter().max().unwrap_or(&0) as usize + 1;
+        let rows = positions.len();
+        let cache_len = kv.num_blocks * num_kv_heads * block_len * HEAD_LEN;
+        let mut keys = random_bf16(2, cache_len, 3.0);
+        // One key that outweighs all before it, so that sums already made must be scaled down.
+        keys[cache_len / 2..cache_len / 2 + HEAD_LEN].fill(bf16::from_f32(5.0));
+        let mut inputs = Self {
+            kv,
+            sequences,
+            window: shape.window.unwrap_or(usize::MAX),
+            positions,
+            qkv: random_f32(1, rows * kv.qkv_len(), 3.0),
+            rotations: random_f32(5, context_len * HEAD_LEN, 1.0),
+            queries: Vec::new(),
+            keys,
+            values: random_bf16(3, cache_len, 1.0),
+            sinks: random_bf16(4, num_heads, 4.0),
+        };
+        for row in 0..rows {
+            for head in 0..num_heads {
+                let query = inputs.head(row, head, true);
+                inputs.queries.extend(query);
+            }
+            for (kv_head, place) in inputs.places(row).into_iter().enumerate() {
+                let key = inputs.head(row, num_heads + kv_head, true);
+                let value = inputs.head(row, num_heads + num_kv_heads + kv_head, false);
+                inputs.keys[place..place + HEAD_LEN].copy_from_slice(&key);
+                inputs.values[place..place + HEAD_LEN].copy_from_slice(&value);
+            }
         }
-        let blocks = first_block..num_blocks[index];
-        tables.extend(blocks.map(|block| block_of(&kv, index, block) as u32));
+        inputs
     }
-    let upload = |values: &[bf16]| device.alloc_from(values);
-    let (queries_buffer, keys_buffer, values_buffer) =
-        (upload(&queries)?, upload(&keys)?, upload(&values)?);
-    let (sinks_buffer, positions_buffer) = (upload(&sinks)?, device.alloc_from(&positions)?);
-    let (tables_buffer, tiles_buffer) = (device.alloc_from(&tables)?, device.alloc_from(&tiles)?);
-    let out = device.alloc(rows * num_heads * HEAD_LEN * 2)?;
-    let args = Attention {
-        queries: queries_buffer.whole(),
-        keys: keys_buffer.whole(),
-        values: values_buffer.whole(),
-        sinks: sinks_buffer.whole(),
-        positions: positions_buffer.whole(),
-        tables: tables_buffer.whole(),
-        tiles: tiles_buffer.whole(),
-        out: out.whole(),
-        rows,
-        num_tiles: tiles.len(),
-        window: shape.window.map(|window| window as u32),
-        shape: kv,
-    };
-    let num_parts = tiles.len() * num_heads * num_splits;
-    let (parts, stats) = (device.alloc(num_parts * HEAD_LEN * 4)?, device.alloc(num_parts * 8)?);
-    let splits = Splits { parts: parts.whole(), stats: stats.whole(), num_splits };
-    if is_decode {
-        attention_decode(device, &args, &splits)
-    } else {
-        attention_prefill(device, &args)
-    }?;
-    let reference = Reference { kv, keys: &keys, values: &values, window };
-    let mut expected = Vec::new();
-    for row in 0..rows {
-        let sequence = usize::from(row >= sequences[0].1);
-        for (head, sink) in sinks.iter().enumerate() {
-            let query = &queries[row * kv.query_len() + head * HEAD_LEN..][..HEAD_LEN];
-            let position = positions[row] as usize;
-            expected.extend(reference.attend(sequence, position, head, query, sink.to_f64()));
+
+    fn sequence(&self, row: usize) -> usize {
+        usize::from(row >= self.sequences[0].1)
+    }
+
+    /// A head of a row, rounded to bf16 as the kernels round it.
+    fn head(&self, row: usize, head: usize, is_rotated: bool) -> Vec<bf16> {
+        let head = &self.qkv[row * self.kv.qkv_len() + head * HEAD_LEN..][..HEAD_LEN];
+        let rotations = &self.rotations[self.positions[row] as usize * HEAD_LEN..][..HEAD_LEN];
+        let one = |element: usize| {
+            let pair = element % (HEAD_LEN / 2);
+            let (a, b) = (head[pair], head[pair + HEAD_LEN / 2]);
+            let (cos, sin) = (rotations[2 * pair], rotations[2 * pair + 1]);
+            match is_rotated {
+                false => head[element],
+                true if element == pair => a * cos - b * sin,
+                true => b * cos + a * sin,
+            }
+        };
+        (0..HEAD_LEN).map(|element| bf16::from_f32(one(element))).collect()
+    }
+
+    /// Where the cache holds a row's own key, for each key head.
+    fn places(&self, row: usize) -> Vec<usize> {
+        let KvShape { num_kv_heads, block_len, .. } = self.kv;
+        let position = self.positions[row] as usize;
+        let block = block_of(&self.kv, self.sequence(row), position / block_len);
+        let place =
+            |head| ((block * num_kv_heads + head) * block_len + position % block_len) * HEAD_LEN;
+        (0..num_kv_heads).map(place).collect()
+    }
+
+    /// Block tables, and for each sequence where its table begins and which block that entry is of. Blocks that no row
+    /// sees are gone, as the engine frees them.
+    fn tables(&self) -> (Vec<u32>, [(u32, u32); 2]) {
+        let (mut tables, mut starts) = (Vec::new(), [(0, 0); 2]);
+        for (sequence, (first, num)) in self.sequences.into_iter().enumerate() {
+            let first_block = (first + 1).saturating_sub(self.window) / self.kv.block_len;
+            starts[sequence] = (tables.len() as u32, first_block as u32);
+            let blocks = first_block..(first + num).div_ceil(self.kv.block_len);
+            tables.extend(blocks.map(|block| block_of(&self.kv, sequence, block) as u32));
+        }
+        (tables, starts)
+    }
+
+    fn expected(&self) -> Vec<f64> {
+        let reference =
+            Reference { kv: self.kv, keys: &self.keys, values: &self.values, window: self.window };
+        let mut expected = Vec::new();
+        for (row, position) in self.positions.iter().enumerate() {
+            for (head, sink) in self.sinks.iter().enumerate() {
+                let query =
+                    &self.queries[row * self.kv.query_len() + head * HEAD_LEN..][..HEAD_LEN];
+                let (sequence, position) = (self.sequence(row), *position as usize);
+                expected.extend(reference.attend(sequence, position, head, query, sink.to_f64()));
+            }
+        }
+        expected
+    }
+}
+
+fn run(device: &Device, shape: &Shape, mode: Mode) -> Result<Report> {
+    let inputs = Inputs::new(shape, mode);
+    let (mut keys, mut values) = (inputs.keys.clone(), inputs.values.clone());
+    if mode == Mode::Single {
+        for place in (0..inputs.positions.len()).flat_map(|row| inputs.places(row)) {
+            keys[place..place + HEAD_LEN].fill(bf16::NAN);
+            values[place..place + HEAD_LEN].fill(bf16::NAN);
         }
     }
+    let cache = [device.alloc_from(&keys)?, device.alloc_from(&values)?];
+    let out = device.alloc(inputs.queries.len() * 2)?;
+    // Twice: what a launch leaves behind must not disturb the next.
+    for _ in 0..2 {
+        device.zero(out.whole())?;
+        match mode {
+            Mode::Prefill => prefill(device, &inputs, shape, &cache, &out)?,
+            _ => decode(device, &inputs, shape, &cache, mode == Mode::Cached, &out)?,
+        }
+    }
+    let expected = inputs.expected();
     let actual = device.read::<bf16>(out.whole())?;
-    let max_error = max_relative_error(&actual, &expected, rms(&expected))?;
+    let mut max_error = max_relative_error(&actual, &expected, rms(&expected))?;
+    for (cache, expected) in cache.iter().zip([&inputs.keys, &inputs.values]) {
+        let actual = device.read::<bf16>(cache.whole())?;
+        let is_same = actual.iter().zip(expected).all(|(a, b)| a.to_bits() == b.to_bits());
+        max_error = if is_same { max_error } else { f64::NAN };
+    }
     // Weights are rounded to bf16 before they meet the values, and the answer once more.
     Ok(Report { max_error, tolerance: 4.0 / 256.0 })
+}
+
+fn prefill(
+    device: &Device,
+    inputs: &Inputs,
+    shape: &Shape,
+    [keys, values]: &[Buffer; 2],
+    out: &Buffer,
+) -> Result<()> {
+    let (tables, starts) = inputs.tables();
+    let tile_len = rows_per_tile(&inputs.kv);
+    let (mut tiles, mut first_row) = (Vec::new(), 0);
+    for ((_, num), (table_start, first_block)) in inputs.sequences.into_iter().zip(starts) {
+        tiles.extend((0..num).step_by(tile_len).map(|start| RowTile {
+            first_row: (first_row + start) as u32,
+            num_rows: tile_len.min(num - start) as u32,
+            table_start,
+            first_block,
+        }));
+        first_row += num;
+    }
+    let (queries, sinks) = (device.alloc_from(&inputs.queries)?, device.alloc_from(&inputs.sinks)?);
+    let (positions, tables) = (device.alloc_from(&inputs.positions)?, device.alloc_from(&tables)?);
+    let tile_buffer = device.alloc_from(&tiles)?;
+    let args = AttentionPrefill {
+        queries: queries.whole(),
+        keys: keys.whole(),
+        values: values.whole(),
+        sinks: sinks.whole(),
+        positions: positions.whole(),
+        tables: tables.whole(),
+        tiles: tile_buffer.whole(),
+        out: out.whole(),
+        rows: inputs.positions.len(),
+        num_tiles: tiles.len(),
+        window: shape.window.map(|window| window as u32),
+        shape: inputs.kv,
+    };
+    attention_prefill(device, &args)
+}
+
+/// The rows from last to first, and one more that is padding.
+fn decode(
+    device: &Device,
+    inputs: &Inputs,
+    shape: &Shape,
+    [keys, values]: &[Buffer; 2],
+    is_cached: bool,
+    out: &Buffer,
+) -> Result<()> {
+    let (tables, starts) = inputs.tables();
+    let padding = DecodeRow { position: PADDING, ..DecodeRow::default() };
+    let mut rows = vec![padding];
+    rows.extend(inputs.positions.iter().enumerate().map(|(row, position)| {
+        let (table_start, first_block) = starts[inputs.sequence(row)];
+        DecodeRow { row: row as u32, position: *position, table_start, first_block }
+    }));
+    rows.reverse();
+    let (num_splits, num_decode) = (shape.num_splits, rows.len());
+    let num_parts = num_decode * shape.num_heads * num_splits;
+    let (parts, stats) = (device.alloc(num_parts * HEAD_LEN * 4)?, device.alloc(num_parts * 8)?);
+    let tickets = device.alloc_from(&vec![0u32; num_decode * shape.num_kv_heads])?;
+    let (qkv, rotations) = (device.alloc_from(&inputs.qkv)?, device.alloc_from(&inputs.rotations)?);
+    let (sinks, tables) = (device.alloc_from(&inputs.sinks)?, device.alloc_from(&tables)?);
+    let row_buffer = device.alloc_from(&rows)?;
+    let args = AttentionDecode {
+        qkv: qkv.whole(),
+        rotations: rotations.whole(),
+        keys: keys.whole(),
+        values: values.whole(),
+        is_cached,
+        sinks: sinks.whole(),
+        tables: tables.whole(),
+        decode: row_buffer.whole(),
+        out: out.whole(),
+        rows: inputs.positions.len(),
+        num_decode,
+        context_len: inputs.rotations.len() / HEAD_LEN,
+        window: shape.window.map(|window| window as u32),
+        shape: inputs.kv,
+        splits: Splits {
+            parts: parts.whole(),
+            stats: stats.whole(),
+            tickets: tickets.whole(),
+            num_splits,
+        },
+    };
+    attention_decode(device, &args)?;
+    // A ticket that is not handed back would spoil the next launch.
+    if device.read::<u32>(tickets.whole())?.iter().any(|ticket| *ticket != 0) {
+        device.zero(out.whole())?;
+    }
+    Ok(())
 }
 
 /// The place of a sequence's block: the first sequence counts from the start, the second from the end.

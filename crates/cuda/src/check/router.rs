@@ -1,7 +1,10 @@
-//! `router` and `group_routes` against a sort.
+//! `router`, `group_routes` and what does both with the product before them, against a sort.
 
-use super::{Case, Report, max_relative_error, random_f32};
-use crate::ops::{GroupRoutes, PADDING, Router, group_routes, route_tiles_bytes, router};
+use super::{Case, Report, max_relative_error, random_bf16, random_f32, rms};
+use crate::ops::{
+    GroupRoutes, PADDING, Route, Router, group_routes, linear_scratch_bytes, route,
+    route_tiles_bytes, router,
+};
 use crate::{Device, Result};
 
 /// Rows, experts and how many are chosen: all of them, fewer than a warp, the two published models.
@@ -19,6 +22,18 @@ const LISTS: &[(usize, usize, bool)] = &[
     (20, 4, true),
 ];
 
+/// Rows, width, experts and how many are chosen: one of each, the true widths, all rows that one launch takes, more, and
+/// more routes than one tile for an expert.
+const ROUTES: &[(usize, usize, usize, usize)] = &[
+    (1, 32, 1, 1),
+    (1, 2880, 128, 4),
+    (3, 2880, 32, 4),
+    (16, 64, 128, 8),
+    (13, 96, 3, 2),
+    (16, 32, 16, 8),
+    (17, 64, 32, 4),
+];
+
 pub(super) fn cases() -> Vec<Case> {
     let choice = |&(rows, num_experts, chosen): &(usize, usize, usize)| {
         let name = format!("router {chosen} of {num_experts} experts, {rows} rows");
@@ -29,7 +44,12 @@ pub(super) fn cases() -> Vec<Case> {
         let name = format!("group_routes {num_routes} to {num_experts} experts{where_to}");
         Case::new(name, move |device| group(device, num_routes, num_experts, to_one))
     };
-    CHOICES.iter().map(choice).chain(LISTS.iter().map(list)).collect()
+    let route = |&(rows, width, num_experts, chosen): &(usize, usize, usize, usize)| {
+        let name = format!("route {rows}x{width} to {chosen} of {num_experts} experts");
+        Case::new(name, move |device| run_route(device, rows, width, num_experts, chosen))
+    };
+    let cases = CHOICES.iter().map(choice).chain(LISTS.iter().map(list));
+    cases.chain(ROUTES.iter().map(route)).collect()
 }
 
 /// Rounded logits, so that there are ties; the second row holds a NaN, which is never chosen while there are numbers, and
@@ -56,18 +76,7 @@ fn choose(device: &Device, rows: usize, num_experts: usize, chosen: usize) -> Re
         chosen,
     };
     router(device, &args)?;
-    let (mut order, mut shares) = (Vec::new(), Vec::new());
-    for row in logits.chunks(num_experts) {
-        let value =
-            |expert: usize| if row[expert].is_nan() { f32::NEG_INFINITY } else { row[expert] };
-        let mut all: Vec<usize> = (0..num_experts).collect();
-        all.sort_by(|a, b| value(*b).total_cmp(&value(*a)));
-        all.truncate(chosen);
-        let exp = |expert: &usize| f64::from(value(*expert) - value(all[0])).exp();
-        let sum: f64 = all.iter().map(exp).sum();
-        shares.extend(all.iter().map(|expert| exp(expert) / sum));
-        order.extend(all.iter().map(|expert| *expert as u32));
-    }
+    let (mut order, shares) = choices(&logits, num_experts, chosen);
     let num_real = if rows > 2 { (rows - 1) * chosen } else { order.len() };
     order[num_real..].fill(PADDING);
     let is_same = device.read::<u32>(experts.whole())? == order;
@@ -96,26 +105,119 @@ fn group(device: &Device, num_routes: usize, num_experts: usize, to_one: bool) -
         num_experts,
     };
     group_routes(device, &args)?;
-    let listed: Vec<Vec<u32>> = (0..num_experts as u32)
-        .map(|expert| {
-            let routes = 0..num_routes as u32;
-            routes.filter(|route| experts[*route as usize] == expert).collect()
-        })
-        .collect();
-    // Above eight routes an expert, tiles are those of the kernels for many.
-    let tile_len = if num_routes > 8 * num_experts { 96 } else { 8 };
-    let (mut first, mut expected) = (0, Vec::new());
-    for (expert, routes) in listed.iter().enumerate() {
-        for tile in routes.chunks(tile_len) {
-            expected.push([expert as u32, first, tile.len() as u32, 0]);
-            first += tile.len() as u32;
-        }
-    }
-    let is_grouped = device.read::<u32>(grouped.whole())?[..first as usize] == listed.concat();
+    let (listed, mut expected) = lists(&experts, num_experts);
+    let is_grouped = device.read::<u32>(grouped.whole())?[..listed.len()] == listed;
     let tiles = device.read::<[u32; 4]>(tiles.whole())?;
     expected.resize(tiles.len(), [0; 4]);
     Ok(Report {
         max_error: if is_grouped && tiles == expected { 0.0 } else { 1.0 },
         tolerance: 0.0,
     })
+}
+
+/// The best experts of each row of logits and the softmax over them.
+fn choices(logits: &[f32], num_experts: usize, chosen: usize) -> (Vec<u32>, Vec<f64>) {
+    let (mut order, mut shares) = (Vec::new(), Vec::new());
+    for row in logits.chunks(num_experts) {
+        let value =
+            |expert: usize| if row[expert].is_nan() { f32::NEG_INFINITY } else { row[expert] };
+        let mut all: Vec<usize> = (0..num_experts).collect();
+        all.sort_by(|a, b| value(*b).total_cmp(&value(*a)));
+        all.truncate(chosen);
+        let exp = |expert: &usize| f64::from(value(*expert) - value(all[0])).exp();
+        let sum: f64 = all.iter().map(exp).sum();
+        shares.extend(all.iter().map(|expert| exp(expert) / sum));
+        order.extend(all.iter().map(|expert| *expert as u32));
+    }
+    (order, shares)
+}
+
+/// The routes by expert, and their tiles.
+fn lists(experts: &[u32], num_experts: usize) -> (Vec<u32>, Vec<[u32; 4]>) {
+    // Above eight routes an expert, tiles are those of the kernels for many.
+    let tile_len = if experts.len() > 8 * num_experts { 96 } else { 8 };
+    let (mut listed, mut tiles) = (Vec::new(), Vec::new());
+    for expert in 0..num_experts as u32 {
+        let routes = 0..experts.len() as u32;
+        let routes: Vec<u32> = routes.filter(|route| experts[*route as usize] == expert).collect();
+        for tile in routes.chunks(tile_len) {
+            tiles.push([expert, listed.len() as u32, tile.len() as u32, 0]);
+            listed.extend(tile);
+        }
+    }
+    (listed, tiles)
+}
+
+/// The choice and the lists are exact for the logits that the device has found. The last of three or more rows is padding;
+/// the weights of two experts are the same, so that there are ties.
+fn run_route(
+    device: &Device,
+    rows: usize,
+    width: usize,
+    num_experts: usize,
+    chosen: usize,
+) -> Result<Report> {
+    let x = random_bf16(1, rows * width, 2.0);
+    let (mut weight, mut bias) =
+        (random_bf16(2, num_experts * width, 1.0), random_bf16(3, num_experts, 1.0));
+    if num_experts > 2 {
+        weight.copy_within(width..2 * width, 2 * width);
+        bias[2] = bias[1];
+    }
+    let mut positions = vec![7; rows];
+    if rows > 2 {
+        positions[rows - 1] = PADDING;
+    }
+    let num_routes = rows * chosen;
+    let (x_buffer, weight_buffer) = (device.alloc_from(&x)?, device.alloc_from(&weight)?);
+    let (bias_buffer, positions) = (device.alloc_from(&bias)?, device.alloc_from(&positions)?);
+    let (experts, weights) = (device.alloc(num_routes * 4)?, device.alloc(num_routes * 4)?);
+    let (logits, grouped) = (device.alloc(rows * num_experts * 4)?, device.alloc(num_routes * 4)?);
+    let tiles = device.alloc(route_tiles_bytes(num_routes, num_experts))?;
+    let scratch = device.alloc(linear_scratch_bytes(rows))?;
+    device.zero(scratch.whole())?;
+    let args = Route {
+        x: x_buffer.whole(),
+        weight: weight_buffer.whole(),
+        bias: bias_buffer.whole(),
+        positions: positions.whole(),
+        logits: logits.whole(),
+        experts: experts.whole(),
+        weights: weights.whole(),
+        grouped: grouped.whole(),
+        tiles: tiles.whole(),
+        scratch: scratch.whole(),
+        rows,
+        width,
+        num_experts,
+        chosen,
+    };
+    // Twice: what a launch leaves behind must not disturb the next.
+    route(device, &args)?;
+    device.zero(grouped.whole())?;
+    route(device, &args)?;
+    let logits = device.read::<f32>(logits.whole())?;
+    let product = |index: usize| {
+        let (row, expert) = (index / num_experts, index % num_experts);
+        let (x, weight) = (&x[row * width..][..width], &weight[expert * width..][..width]);
+        let products = x.iter().zip(weight).map(|(a, b)| a.to_f64() * b.to_f64());
+        products.sum::<f64>() + bias[expert].to_f64()
+    };
+    let expected: Vec<f64> = (0..rows * num_experts).map(product).collect();
+    let error = max_relative_error(&logits, &expected, rms(&expected))?;
+    let (mut order, shares) = choices(&logits, num_experts, chosen);
+    let num_real = if rows > 2 { (rows - 1) * chosen } else { num_routes };
+    order[num_real..].fill(PADDING);
+    let weights = device.read::<f32>(weights.whole())?;
+    let share_error = max_relative_error(&weights[..num_real], &shares[..num_real], 1e-3)?;
+    let (listed, mut expected_tiles) = lists(&order, num_experts);
+    let tiles = device.read::<[u32; 4]>(tiles.whole())?;
+    expected_tiles.resize(tiles.len(), [0; 4]);
+    let is_same = device.read::<u32>(experts.whole())? == order
+        && device.read::<u32>(grouped.whole())?[..listed.len()] == listed
+        && tiles == expected_tiles
+        && device.read::<u32>(scratch.slice(0..4)?)? == [0];
+    let max_error = if is_same { error.max(share_error) } else { f64::INFINITY };
+    // Sums in float32, and exp with the card's fast instruction.
+    Ok(Report { max_error, tolerance: 1e-5 })
 }

@@ -10,8 +10,10 @@ const MAX_GROUP: usize = 16;
 /// Queries of a prefill tile: rows times query heads of a key head.
 const TILE_QUERIES: usize = 64;
 
-/// Rows of one sequence and where its block table lies: [`AttentionPrefill`] takes tiles of rows, [`AttentionDecode`]
-/// single ones.
+/// Shared memory of the decode kernel: three turns of 16 keys and values for each of its four warps.
+const DECODE_SHARED_BYTES: u32 = 4 * 3 * 2 * 16 * (HEAD_LEN * BF16) as u32;
+
+/// Rows of one sequence and where its block table lies, for [`attention_prefill`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct RowTile {
@@ -25,9 +27,23 @@ pub struct RowTile {
     pub first_block: u32,
 }
 
-/// What both ways of attention read and write.
+/// A single row and where its sequence's block table lies, for [`attention_decode`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct DecodeRow {
+    /// The row.
+    pub row: u32,
+    /// Its position; [`PADDING`](super::PADDING) for one that only pads a batch.
+    pub position: u32,
+    /// First entry of its block table.
+    pub table_start: u32,
+    /// Index, in blocks of positions, of that entry.
+    pub first_block: u32,
+}
+
+/// Arguments of [`attention_prefill`].
 #[derive(Clone, Copy, Debug)]
-pub struct Attention<'a> {
+pub struct AttentionPrefill<'a> {
     /// `[rows, num_heads, 64]` bf16, rotated.
     pub queries: BufferSlice<'a>,
     /// The cache of one layer, `[num_blocks, num_kv_heads, block_len, 64]` bf16. Holds the rows' own keys.
@@ -54,13 +70,50 @@ pub struct Attention<'a> {
     pub shape: KvShape,
 }
 
+/// Arguments of [`attention_decode`].
+#[derive(Clone, Copy, Debug)]
+pub struct AttentionDecode<'a> {
+    /// `[rows, num_heads + 2 * num_kv_heads, 64]` float32: queries, keys, values, not rotated.
+    pub qkv: BufferSlice<'a>,
+    /// `[context_len, 32, 2]` float32: cosine and sine for each position and pair.
+    pub rotations: BufferSlice<'a>,
+    /// The cache of one layer, `[num_blocks, num_kv_heads, block_len, 64]` bf16.
+    pub keys: BufferSlice<'a>,
+    /// The same for values.
+    pub values: BufferSlice<'a>,
+    /// Whether the rows' own keys and values are in the cache. If not they are written there, and no row sees another's.
+    pub is_cached: bool,
+    /// `[num_heads]` bf16: a score for each head that takes weight and adds no value.
+    pub sinks: BufferSlice<'a>,
+    /// Block tables, u32.
+    pub tables: BufferSlice<'a>,
+    /// `[num_decode]` of [`DecodeRow`].
+    pub decode: BufferSlice<'a>,
+    /// `[rows, num_heads, 64]` bf16; only the rows in `decode` are written.
+    pub out: BufferSlice<'a>,
+    /// Rows of `qkv`.
+    pub rows: usize,
+    /// Rows that attend.
+    pub num_decode: usize,
+    /// Positions that have rotations.
+    pub context_len: usize,
+    /// Positions that a row sees, its own included; `None` for all.
+    pub window: Option<u32>,
+    /// Heads and the shape of the cache.
+    pub shape: KvShape,
+    /// What the pieces of a context leave for their combination.
+    pub splits: Splits<'a>,
+}
+
 /// Scratch memory of [`attention_decode`], for each row and head `num_splits` parts.
 #[derive(Clone, Copy, Debug)]
 pub struct Splits<'a> {
-    /// `[num_tiles, num_heads, num_splits, 64]` float32.
+    /// `[num_decode, num_heads, num_splits, 64]` float32.
     pub parts: BufferSlice<'a>,
-    /// `[num_tiles, num_heads, num_splits, 2]` float32.
+    /// `[num_decode, num_heads, num_splits, 2]` float32.
     pub stats: BufferSlice<'a>,
+    /// `[num_decode, num_kv_heads]` u32: zeros, before and after.
+    pub tickets: BufferSlice<'a>,
     /// Into how many pieces a context is cut.
     pub num_splits: usize,
 }
@@ -89,15 +142,16 @@ struct PrefillParams {
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct DecodeParams {
-    queries: DevicePtr,
+    qkv: DevicePtr,
+    rotations: DevicePtr,
     keys: DevicePtr,
     values: DevicePtr,
     sinks: DevicePtr,
-    positions: DevicePtr,
     tables: DevicePtr,
     rows: DevicePtr,
     parts: DevicePtr,
     stats: DevicePtr,
+    tickets: DevicePtr,
     out: DevicePtr,
     num_heads: u32,
     num_kv_heads: u32,
@@ -105,8 +159,10 @@ struct DecodeParams {
     num_blocks: u32,
     num_rows: u32,
     table_len: u32,
+    context_len: u32,
     window: u32,
     num_splits: u32,
+    is_cached: u32,
 }
 
 /// Rows that one tile of [`attention_prefill`] may have.
@@ -117,24 +173,24 @@ pub fn rows_per_tile(shape: &KvShape) -> usize {
 /// Attention of tiles of rows, each of up to [`rows_per_tile`].
 ///
 /// A tile whose rows do not exist is left out, and a position whose block does not exist counts as a key of zeros.
-pub fn attention_prefill(device: &Device, args: &Attention<'_>) -> Result<()> {
+pub fn attention_prefill(device: &Device, args: &AttentionPrefill<'_>) -> Result<()> {
     let check = Arguments { device, op: "attention_prefill" };
-    args.check(&check, TILE_QUERIES)?;
-    let shape = args.shape;
+    let (rows, shape) = (args.rows, args.shape);
+    check_heads(&check, &shape, TILE_QUERIES)?;
     let params = PrefillParams {
-        queries: args.queries.ptr(),
-        keys: args.keys.ptr(),
-        values: args.values.ptr(),
-        sinks: args.sinks.ptr(),
-        positions: args.positions.ptr(),
-        tables: args.tables.ptr(),
-        tiles: args.tiles.ptr(),
-        out: args.out.ptr(),
+        queries: check.tensor("queries", args.queries, &[rows, shape.query_len()], BF16)?,
+        keys: check.tensor("keys", args.keys, &shape.cache(), BF16)?,
+        values: check.tensor("values", args.values, &shape.cache(), BF16)?,
+        sinks: check.tensor("sinks", args.sinks, &[shape.num_heads], BF16)?,
+        positions: check.tensor("positions", args.positions, &[rows], size_of::<u32>())?,
+        tables: check.tensor("tables", args.tables, &[args.tables.len()], 1)?,
+        tiles: check.tensor("tiles", args.tiles, &[args.num_tiles], size_of::<RowTile>())?,
+        out: check.tensor("out", args.out, &[rows, shape.query_len()], BF16)?,
         num_heads: check.count("num_heads", shape.num_heads)?,
         num_kv_heads: check.count("num_kv_heads", shape.num_kv_heads)?,
         block_len: check.count("block_len", shape.block_len)?,
         num_blocks: check.count("num_blocks", shape.num_blocks)?,
-        num_rows: check.count("rows", args.rows)?,
+        num_rows: check.count("rows", rows)?,
         table_len: check.count("tables", args.tables.len() / size_of::<u32>())?,
         window: args.window.unwrap_or(i32::MAX as u32),
         unused: 0,
@@ -144,73 +200,60 @@ pub fn attention_prefill(device: &Device, args: &Attention<'_>) -> Result<()> {
         block: [128, 1, 1],
         shared_bytes: 0,
     };
-    // SAFETY: `check` has looked at every length, and the kernel checks what tiles and tables say.
+    // SAFETY: every tensor has the length that the counts say, and the kernel checks what tiles and tables say.
     unsafe { device.launch("attention_prefill", &grid, &params) }
 }
 
-/// Attention of single rows; every tile has one.
+/// Attention of single rows, which rotates their queries and their own keys itself.
 ///
-/// What does not exist is treated as by [`attention_prefill`]; a tile with no row pads a batch.
-pub fn attention_decode(device: &Device, args: &Attention<'_>, splits: &Splits<'_>) -> Result<()> {
+/// What does not exist is treated as by [`attention_prefill`]. A row at a position beyond the context is left out.
+pub fn attention_decode(device: &Device, args: &AttentionDecode<'_>) -> Result<()> {
     let check = Arguments { device, op: "attention_decode" };
-    args.check(&check, MAX_GROUP)?;
-    let (shape, word) = (args.shape, size_of::<f32>());
-    let parts = [args.num_tiles, shape.num_heads, splits.num_splits];
+    let AttentionDecode { rows, num_decode, context_len, shape, splits, .. } = *args;
+    check_heads(&check, &shape, MAX_GROUP)?;
+    let word = size_of::<f32>();
+    let parts = [num_decode, shape.num_heads, splits.num_splits];
+    let tickets = [num_decode, shape.num_kv_heads];
     let params = DecodeParams {
-        queries: args.queries.ptr(),
-        keys: args.keys.ptr(),
-        values: args.values.ptr(),
-        sinks: args.sinks.ptr(),
-        positions: args.positions.ptr(),
-        tables: args.tables.ptr(),
-        rows: args.tiles.ptr(),
+        qkv: check.tensor("qkv", args.qkv, &[rows, shape.qkv_len()], word)?,
+        rotations: check.tensor("rotations", args.rotations, &[context_len, HEAD_LEN], word)?,
+        keys: check.tensor("keys", args.keys, &shape.cache(), BF16)?,
+        values: check.tensor("values", args.values, &shape.cache(), BF16)?,
+        sinks: check.tensor("sinks", args.sinks, &[shape.num_heads], BF16)?,
+        tables: check.tensor("tables", args.tables, &[args.tables.len()], 1)?,
+        rows: check.tensor("decode", args.decode, &[num_decode], size_of::<DecodeRow>())?,
         parts: check.tensor("parts", splits.parts, &parts, HEAD_LEN * word)?,
         stats: check.tensor("stats", splits.stats, &parts, 2 * word)?,
-        out: args.out.ptr(),
+        tickets: check.tensor("tickets", splits.tickets, &tickets, word)?,
+        out: check.tensor("out", args.out, &[rows, shape.query_len()], BF16)?,
         num_heads: check.count("num_heads", shape.num_heads)?,
         num_kv_heads: check.count("num_kv_heads", shape.num_kv_heads)?,
         block_len: check.count("block_len", shape.block_len)?,
         num_blocks: check.count("num_blocks", shape.num_blocks)?,
-        num_rows: check.count("rows", args.rows)?,
-        table_len: check.count("tables", args.tables.len() / size_of::<u32>())?,
+        num_rows: check.count("rows", rows)?,
+        table_len: check.count("tables", args.tables.len() / word)?,
+        context_len: check.count("context_len", context_len)?,
         window: args.window.unwrap_or(i32::MAX as u32),
         num_splits: check.count("num_splits", splits.num_splits)?,
+        is_cached: args.is_cached.into(),
     };
-    let num_tiles = check.count("num_tiles", args.num_tiles)?;
     let grid = Grid {
-        grid: [params.num_splits, params.num_kv_heads, num_tiles],
+        grid: [params.num_splits, params.num_kv_heads, check.count("num_decode", num_decode)?],
         block: [128, 1, 1],
-        shared_bytes: 0,
+        shared_bytes: DECODE_SHARED_BYTES,
     };
-    // SAFETY: `check` has looked at every length, and the kernel checks what tiles and tables say.
-    unsafe { device.launch("attention_decode", &grid, &params) }?;
-    let grid = Grid {
-        grid: [params.num_heads, num_tiles, 1],
-        block: [HEAD_LEN as u32, 1, 1],
-        shared_bytes: 0,
-    };
-    // SAFETY: as above.
-    unsafe { device.launch("attention_combine", &grid, &params) }
+    // SAFETY: every tensor has the length that the counts say, and the kernel checks what rows and tables say.
+    unsafe { device.launch("attention_decode", &grid, &params) }
 }
 
-impl Attention<'_> {
-    fn check(&self, check: &Arguments<'_>, max_group: usize) -> Result<()> {
-        let (rows, shape) = (self.rows, self.shape);
-        if shape.num_kv_heads == 0
-            || !shape.num_heads.is_multiple_of(shape.num_kv_heads)
-            || shape.group() > max_group
-        {
-            let problem = format!("are {} for {} key heads", shape.num_heads, shape.num_kv_heads);
-            return check.refuse("num_heads", problem);
-        }
-        check.tensor("queries", self.queries, &[rows, shape.query_len()], BF16)?;
-        check.tensor("keys", self.keys, &shape.cache(), BF16)?;
-        check.tensor("values", self.values, &shape.cache(), BF16)?;
-        check.tensor("sinks", self.sinks, &[shape.num_heads], BF16)?;
-        check.tensor("positions", self.positions, &[rows], size_of::<u32>())?;
-        check.tensor("tiles", self.tiles, &[self.num_tiles], size_of::<RowTile>())?;
-        check.tensor("tables", self.tables, &[self.tables.len()], 1)?;
-        check.tensor("out", self.out, &[rows, shape.query_len()], BF16)?;
-        Ok(())
+/// Whether the query heads of a key head are whole, and no more than a kernel takes.
+fn check_heads(check: &Arguments<'_>, shape: &KvShape, max_group: usize) -> Result<()> {
+    if shape.num_kv_heads == 0
+        || !shape.num_heads.is_multiple_of(shape.num_kv_heads)
+        || shape.group() > max_group
+    {
+        let problem = format!("are {} for {} key heads", shape.num_heads, shape.num_kv_heads);
+        return check.refuse("num_heads", problem);
     }
+    Ok(())
 }

@@ -115,6 +115,9 @@ pub(super) fn dense(rows: usize, inputs: usize, outputs: usize) -> DenseKernel {
     suited.min_by_key(|kernel| kernel.quickest(rows, inputs, outputs).0).unwrap_or(MANY[0])
 }
 
+/// Rows up to which one kernel makes the router's product, chooses the experts and lists the routes.
+pub(super) const ROUTED_TOGETHER: usize = 16;
+
 /// A pair of kernels of the experts.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ExpertKernels {

@@ -5,8 +5,9 @@ use bytemuck::{Pod, Zeroable};
 use super::{Arguments, BF16};
 use crate::{BufferSlice, Device, DevicePtr, Grid, Result};
 
-/// Threads of a block, and elements of a row that it can hold; as in the kernel.
-const THREADS: u32 = 256;
+/// Threads of a block at most, elements that each takes at a time, and of a row in all; as in the kernel.
+const MAX_THREADS: usize = 1024;
+const VECTOR: usize = 4;
 const MAX_WIDTH: usize = 8192;
 
 /// Arguments of [`rms_norm`].
@@ -64,8 +65,13 @@ pub fn rms_norm(device: &Device, args: &RmsNorm<'_>) -> Result<()> {
         eps: args.eps,
         unused: 0,
     };
-    let grid =
-        Grid { grid: [check.count("rows", rows)?, 1, 1], block: [THREADS, 1, 1], shared_bytes: 0 };
+    // Whole warps.
+    let threads = (width / VECTOR).next_multiple_of(32).min(MAX_THREADS);
+    let grid = Grid {
+        grid: [check.count("rows", rows)?, 1, 1],
+        block: [check.count("width", threads)?, 1, 1],
+        shared_bytes: 0,
+    };
     // SAFETY: every tensor has the length that rows, parts and width say.
     unsafe { device.launch("rms_norm", &grid, &params) }
 }

@@ -10,13 +10,13 @@ use crate::{BufferSlice, Device, DevicePtr, Grid, Result};
 pub const PADDING: u32 = u32::MAX;
 
 /// Experts of a row that the router can choose.
-const MAX_CHOSEN: usize = 8;
+pub(super) const MAX_CHOSEN: usize = 8;
 /// Experts that [`group_routes`] can count.
-const MAX_EXPERTS: usize = 1024;
+pub(super) const MAX_EXPERTS: usize = 1024;
 
 /// Arguments of [`router`].
 #[derive(Clone, Copy, Debug)]
-pub struct Router<'a> {
+pub(crate) struct Router<'a> {
     /// `[rows, num_experts]` float32.
     pub logits: BufferSlice<'a>,
     /// `[rows]` u32; a row at [`PADDING`] goes to no expert.
@@ -47,7 +47,7 @@ struct RouterParams {
 }
 
 /// Chooses each row's experts: the greatest logits, lowest index first among equals.
-pub fn router(device: &Device, args: &Router<'_>) -> Result<()> {
+pub(crate) fn router(device: &Device, args: &Router<'_>) -> Result<()> {
     let check = Arguments { device, op: "router" };
     let Router { rows, num_experts, chosen, .. } = *args;
     if chosen > MAX_CHOSEN.min(num_experts) {
@@ -72,7 +72,7 @@ pub fn router(device: &Device, args: &Router<'_>) -> Result<()> {
 
 /// Arguments of [`group_routes`].
 #[derive(Clone, Copy, Debug)]
-pub struct GroupRoutes<'a> {
+pub(crate) struct GroupRoutes<'a> {
     /// `[num_routes]` u32: the expert of each route.
     pub experts: BufferSlice<'a>,
     /// `[num_routes]` u32: the routes by expert, each expert's in rising order.
@@ -104,7 +104,7 @@ pub fn route_tiles_bytes(num_routes: usize, num_experts: usize) -> usize {
 }
 
 /// Lists the routes by expert. A route to an expert that does not exist is in no list.
-pub fn group_routes(device: &Device, args: &GroupRoutes<'_>) -> Result<()> {
+pub(crate) fn group_routes(device: &Device, args: &GroupRoutes<'_>) -> Result<()> {
     group_routes_for(device, args, choice::experts(args.num_routes, args.num_experts))
 }
 

@@ -39,7 +39,7 @@ impl Experts<'_> {
     pub(super) fn run(&self, router_logits: &[f32], clock: &mut Option<Clock>) -> Vec<f32> {
         let mut out = vec![0.0; self.x.len()];
         let routes = routes(router_logits, self.config);
-        mark(clock, "routes");
+        mark(clock, "router");
         let mut experts: Vec<(usize, &[Route])> = Vec::new();
         let mut num_rows = 0;
         for (expert, routes) in routes.iter().enumerate().filter(|(_, routes)| !routes.is_empty()) {

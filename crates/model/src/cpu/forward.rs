@@ -206,7 +206,6 @@ impl Model {
             LayerKind::Window => &step.window_slots,
         };
         self.pools[index].write(slots, &keys, &values);
-        mark(&mut self.clock, "rope");
         Ok(queries)
     }
 
@@ -264,7 +263,6 @@ impl Model {
             let hidden = config.hidden_size as usize;
             adapters.add(Target::Router, &normed, hidden, &mut router_logits);
         }
-        mark(&mut self.clock, "router");
         let experts = Experts { simd: self.simd, config, layer, adapters, x: &normed };
         let answers = experts.run(&router_logits, &mut self.clock);
         Tensor::from_vec(answers, x.dims(), &Device::Cpu)

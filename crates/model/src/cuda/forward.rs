@@ -3,15 +3,15 @@
 use std::ops::Range;
 
 use harmonium_cuda::ops::{
-    Attention, Embedding, ExpertWeights, Experts, GroupRoutes, KvShape, Linear, MAX_ALTERNATIVES,
-    Output, RmsNorm, Rope, Router, Sample, Splits, TokenLogprob, attention_decode,
-    attention_prefill, cuts_bytes, embedding, experts, group_routes, linear, rms_norm, rope,
-    route_tiles_bytes, router, sample, slices_bytes,
+    AttentionDecode, AttentionPrefill, Embedding, ExpertWeights, Experts, HEAD_LEN, KvShape,
+    Linear, MAX_ALTERNATIVES, Output, RmsNorm, Rope, Route, Sample, Splits, TokenLogprob,
+    attention_decode, attention_prefill, cuts_bytes, embedding, experts, linear, rms_norm, rope,
+    route, route_tiles_bytes, sample, slices_bytes,
 };
 use harmonium_cuda::{Buffer, BufferSlice, Device, Graph, Profile, Result};
 
 use super::plan::{Plan, Sizes, kv_shape, num_splits};
-use super::step::{Group, Step};
+use super::step::Step;
 use super::weights::{DeviceExperts, DeviceLayer, DeviceLinear, DeviceWeights};
 use crate::config::{Config, LayerKind};
 use crate::rope::Rotary;
@@ -60,6 +60,7 @@ struct Buffers {
     parts: Buffer,
     stats: Buffer,
     scratch: Buffer,
+    tickets: Buffer,
     inputs: Buffer,
     rotations: Buffer,
 }
@@ -96,6 +97,7 @@ impl Buffers {
             parts: alloc(sizes.parts)?,
             stats: alloc(sizes.stats)?,
             scratch: zeroed(sizes.scratch)?,
+            tickets: zeroed(sizes.tickets)?,
             inputs: alloc(sizes.inputs)?,
             rotations: alloc(sizes.rotations)?,
         })
@@ -294,71 +296,86 @@ impl Model {
         let group = step.group(kind);
         let hidden_len = rows * self.config.hidden_size as usize;
         let qkv = first(&b.qkv, rows * shape.qkv_len() * WORD)?;
-        let queries = first(&b.queries, rows * shape.query_len() * BF16)?;
         self.linear(rows, first(&b.normed, hidden_len * BF16)?, &layer.qkv, Output::F32(qkv))?;
         self.device.mark("qkv")?;
         let [keys, values] = &self.caches[index];
-        let positions = b.inputs.slice(step.positions.clone())?;
-        rope(
-            &self.device,
-            &Rope {
+        let (keys, values) = (keys.whole(), values.whole());
+        let (rotations, context_len) = (b.rotations.whole(), self.context_len);
+        let (sinks, tables) =
+            (layer.sinks.whole(), b.inputs.slice(step.tables_start..b.inputs.len())?);
+        let out = first(&b.attended, rows * shape.query_len() * BF16)?;
+        // Single rows bring their own keys; rows that see each other's need them in the cache before any attends.
+        if !step.are_single {
+            let queries = first(&b.queries, rows * shape.query_len() * BF16)?;
+            let positions = b.inputs.slice(step.positions.clone())?;
+            let slots = b.inputs.slice(group.slots.clone())?;
+            let args = Rope {
                 qkv,
                 queries,
                 positions,
-                slots: b.inputs.slice(group.slots.clone())?,
-                rotations: b.rotations.whole(),
-                keys: keys.whole(),
-                values: values.whole(),
+                slots,
+                rotations,
+                keys,
+                values,
                 rows,
-                context_len: self.context_len,
+                context_len,
                 shape,
-            },
-        )?;
-        self.device.mark("rope")?;
-        let out = first(&b.attended, rows * shape.query_len() * BF16)?;
-        let attention = Attention {
-            queries,
-            keys: keys.whole(),
-            values: values.whole(),
-            sinks: layer.sinks.whole(),
-            positions,
-            tables: b.inputs.slice(step.tables_start..b.inputs.len())?,
-            tiles: b.inputs.slice(group.prefill.clone())?,
-            out,
-            rows,
-            num_tiles: group.num_prefill,
-            window,
-            shape,
-        };
-        if group.num_prefill > 0 {
-            attention_prefill(&self.device, &attention)?;
+            };
+            rope(&self.device, &args)?;
+            if group.num_prefill > 0 {
+                let args = AttentionPrefill {
+                    queries,
+                    keys,
+                    values,
+                    sinks,
+                    positions,
+                    tables,
+                    tiles: b.inputs.slice(group.prefill.clone())?,
+                    out,
+                    rows,
+                    num_tiles: group.num_prefill,
+                    window,
+                    shape,
+                };
+                attention_prefill(&self.device, &args)?;
+            }
         }
-        self.decode(group, attention)?;
+        if group.num_decode > 0 {
+            let args = AttentionDecode {
+                qkv,
+                rotations,
+                keys,
+                values,
+                is_cached: !step.are_single,
+                sinks,
+                tables,
+                decode: b.inputs.slice(group.decode.clone())?,
+                out,
+                rows,
+                num_decode: group.num_decode,
+                context_len,
+                window,
+                shape,
+                splits: self.splits(group.num_decode, shape, window)?,
+            };
+            attention_decode(&self.device, &args)?;
+        }
         self.device.mark("attention")?;
         let projected = Output::F32(first(&b.projected, hidden_len * WORD)?);
         self.linear(rows, out, &layer.output, projected)?;
         self.device.mark("attention output")
     }
 
-    /// The rows that attend one by one.
-    fn decode(&self, group: &Group, attention: Attention<'_>) -> Result<()> {
-        if group.num_decode == 0 {
-            return Ok(());
-        }
-        let shape = attention.shape;
-        let num_splits = num_splits(group.num_decode, shape.num_kv_heads);
-        let num_parts = group.num_decode * shape.num_heads * num_splits;
-        let args = Attention {
-            tiles: self.buffers.inputs.slice(group.decode.clone())?,
-            num_tiles: group.num_decode,
-            ..attention
-        };
-        let splits = Splits {
-            parts: first(&self.buffers.parts, num_parts * self.config.head_dim as usize * WORD)?,
+    /// What the pieces of that many rows' contexts need.
+    fn splits(&self, num_rows: usize, shape: KvShape, window: Option<u32>) -> Result<Splits<'_>> {
+        let num_splits = num_splits(num_rows, shape.num_kv_heads, window);
+        let num_parts = num_rows * shape.num_heads * num_splits;
+        Ok(Splits {
+            parts: first(&self.buffers.parts, num_parts * HEAD_LEN * WORD)?,
             stats: first(&self.buffers.stats, num_parts * 2 * WORD)?,
+            tickets: first(&self.buffers.tickets, num_rows * shape.num_kv_heads * WORD)?,
             num_splits,
-        };
-        attention_decode(&self.device, &args, &splits)
+        })
     }
 
     /// From normed rows to the answers of their experts.
@@ -370,20 +387,27 @@ impl Model {
             (self.config.num_experts as usize, self.config.experts_per_token as usize);
         let num_routes = rows * chosen;
         let x = first(&b.normed, rows * hidden * BF16)?;
-        let logits = first(&b.router_logits, rows * num_experts * WORD)?;
-        let routes = first(&b.experts, num_routes * WORD)?;
         let weights = first(&b.weights, num_routes * WORD)?;
         let grouped = first(&b.grouped, num_routes * WORD)?;
         let tiles = first(&b.route_tiles, route_tiles_bytes(num_routes, num_experts))?;
-        self.linear(rows, x, &layer.router, Output::F32(logits))?;
+        let args = Route {
+            x,
+            weight: layer.router.weight.whole(),
+            bias: layer.router.bias.whole(),
+            positions: b.inputs.slice(step.positions.clone())?,
+            logits: first(&b.router_logits, rows * num_experts * WORD)?,
+            experts: first(&b.experts, num_routes * WORD)?,
+            weights,
+            grouped,
+            tiles,
+            scratch: b.scratch.whole(),
+            rows,
+            width: hidden,
+            num_experts,
+            chosen,
+        };
+        route(&self.device, &args)?;
         self.device.mark("router")?;
-        let positions = b.inputs.slice(step.positions.clone())?;
-        let args =
-            Router { logits, positions, experts: routes, weights, rows, num_experts, chosen };
-        router(&self.device, &args)?;
-        let args = GroupRoutes { experts: routes, grouped, tiles, num_routes, num_experts };
-        group_routes(&self.device, &args)?;
-        self.device.mark("routes")?;
         let args = Experts {
             x,
             up: expert_weights(&layer.up),

@@ -23,6 +23,8 @@ pub(super) const DECODE_ROWS: usize = 4;
 /// Blocks that attention of single rows should have at least, two for each processor of an H100.
 const WANTED_BLOCKS: usize = 264;
 const MAX_SPLITS: usize = 64;
+/// Positions of a window for each piece: two turns of a block's four warps at 16 keys.
+const WINDOW_SPLIT: usize = 128;
 /// Penalized and biased tokens of a step that the device has room for: those of 64 chats of a thousand tokens each. The
 /// processor chooses for rows beyond that.
 pub(super) const MAX_ADJUSTMENTS: usize = 1 << 16;
@@ -96,14 +98,17 @@ pub(super) struct Sizes {
     pub(super) parts: usize,
     pub(super) stats: usize,
     pub(super) scratch: usize,
+    pub(super) tickets: usize,
     pub(super) inputs: usize,
     pub(super) rotations: usize,
 }
 
 /// Into how many pieces the context of each of `num_rows` single rows is cut. Depends on nothing else, so that a
-/// captured graph fits every step of its size.
-pub(super) fn num_splits(num_rows: usize, num_kv_heads: usize) -> usize {
-    WANTED_BLOCKS.div_ceil((num_rows * num_kv_heads).max(1)).clamp(1, MAX_SPLITS)
+/// captured graph fits every step of its size. What a window sees is cut only if it is more than a block has on its way
+/// at the same time: putting pieces together takes longer than the few bytes do.
+pub(super) fn num_splits(num_rows: usize, num_kv_heads: usize, window: Option<u32>) -> usize {
+    let filling = WANTED_BLOCKS.div_ceil((num_rows * num_kv_heads).max(1)).clamp(1, MAX_SPLITS);
+    window.map_or(filling, |window| filling.min((window as usize).div_ceil(WINDOW_SPLIT).max(1)))
 }
 
 /// Plans the memory of an executor. Fails if the weights do not fit, or no context beside them.
@@ -269,6 +274,7 @@ fn sizes(config: &Config, options: &CudaOptions, context_len: u32) -> Sizes {
         parts: num_parts * HEAD_LEN * 4,
         stats: num_parts * 2 * 4,
         scratch: linear_scratch_bytes(rows),
+        tickets: single_rows * num_kv_heads * 4,
         inputs: (5 * rows + tables) * 4
             + sequences * size_of::<Wish>()
             + 2 * tiles * size_of::<RowTile>()
@@ -304,7 +310,10 @@ impl Sizes {
                 name: "sampling",
                 bytes: sum(&[self.chosen, self.logprobs, self.adjustments, self.slices, self.cuts]),
             },
-            PlanItem { name: "sums in parts", bytes: sum(&[self.parts, self.stats, self.scratch]) },
+            PlanItem {
+                name: "sums in parts",
+                bytes: sum(&[self.parts, self.stats, self.tickets, self.scratch]),
+            },
             PlanItem { name: "inputs and rotations", bytes: sum(&[self.inputs, self.rotations]) },
         ]
     }
@@ -353,11 +362,12 @@ mod tests {
 
     #[test]
     fn few_rows_fill_the_card_and_many_are_not_cut() {
-        assert_eq!(num_splits(1, 8), 33);
-        assert_eq!(num_splits(33, 8), 1);
-        assert_eq!(num_splits(10_000, 8), 1);
+        assert_eq!(num_splits(1, 8, None), 33);
+        assert_eq!(num_splits(33, 8, None), 1);
+        assert_eq!(num_splits(10_000, 8, None), 1);
+        assert_eq!([128, 129, 100_000].map(|window| num_splits(1, 8, Some(window))), [1, 2, 33]);
         for rows in 1..600 {
-            let parts = rows * num_splits(rows, 8);
+            let parts = rows * num_splits(rows, 8, None);
             assert!(parts <= rows + WANTED_BLOCKS / 8 + MAX_SPLITS, "{rows} rows: {parts}");
         }
     }

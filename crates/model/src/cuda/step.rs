@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use bytemuck::Pod;
-use harmonium_cuda::ops::{Adjustment, PADDING, RowTile, Wish};
+use harmonium_cuda::ops::{Adjustment, DecodeRow, PADDING, RowTile, Wish};
 use harmonium_engine::{Batch, ExecutorSpec};
 
 use super::plan::DECODE_ROWS;
@@ -19,6 +19,8 @@ const ALIGNMENT: usize = 16;
 pub(super) struct Step {
     pub(super) bytes: Vec<u8>,
     pub(super) rows: usize,
+    /// Whether every sequence has one row: then no row sees a key of another's.
+    pub(super) are_single: bool,
     pub(super) tokens: Range<usize>,
     pub(super) positions: Range<usize>,
     pub(super) full: Group,
@@ -77,7 +79,8 @@ impl Step {
         let mut group = |kind| {
             let mut tiles = Tiles::new(batch, kind, rows_per_tile, &mut tables);
             if num_rows > batch.tokens.len() {
-                tiles.decode.resize(num_rows, RowTile::default());
+                let padding = DecodeRow { position: PADDING, ..DecodeRow::default() };
+                tiles.decode.resize(num_rows, padding);
             }
             let block_len = spec.block_size as usize;
             let slots: Vec<u32> = slots(batch, kind, block_len)
@@ -97,6 +100,7 @@ impl Step {
         Self {
             bytes,
             rows: num_rows,
+            are_single: batch.spans.len() == batch.tokens.len(),
             tokens,
             positions,
             full,
@@ -120,7 +124,7 @@ impl Step {
 /// A batch's rows as the attention kernels take them.
 struct Tiles {
     prefill: Vec<RowTile>,
-    decode: Vec<RowTile>,
+    decode: Vec<DecodeRow>,
 }
 
 impl Tiles {
@@ -129,16 +133,19 @@ impl Tiles {
         let mut tiles = Self { prefill: Vec::new(), decode: Vec::new() };
         for span in &batch.spans {
             let table = Table::of(batch, span, kind);
-            let is_decode = span.rows.len() <= DECODE_ROWS;
-            let tile_len = if is_decode { 1 } else { rows_per_tile };
-            for first_row in span.rows.clone().step_by(tile_len) {
-                let tile = RowTile {
-                    first_row: first_row as u32,
-                    num_rows: tile_len.min(span.rows.end - first_row) as u32,
-                    table_start: tables.len() as u32,
-                    first_block: table.first_block as u32,
-                };
-                if is_decode { tiles.decode.push(tile) } else { tiles.prefill.push(tile) }
+            let (table_start, first_block) = (tables.len() as u32, table.first_block as u32);
+            if span.rows.len() <= DECODE_ROWS {
+                tiles.decode.extend(span.rows.clone().map(|row| DecodeRow {
+                    row: row as u32,
+                    position: batch.positions[row],
+                    table_start,
+                    first_block,
+                }));
+            } else {
+                tiles.prefill.extend(span.rows.clone().step_by(rows_per_tile).map(|first_row| {
+                    let num_rows = rows_per_tile.min(span.rows.end - first_row) as u32;
+                    RowTile { first_row: first_row as u32, num_rows, table_start, first_block }
+                }));
             }
             tables.extend_from_slice(table.blocks);
         }
@@ -209,15 +216,14 @@ mod tests {
             table_start,
             first_block,
         };
-        assert_eq!(
-            read::<RowTile>(&step, &step.window.decode),
-            [tile(0, 1, 4, 2), tile(1, 1, 4, 2)]
-        );
+        let row = |row, position| DecodeRow { row, position, table_start: 4, first_block: 2 };
+        assert_eq!(read::<DecodeRow>(&step, &step.window.decode), [row(0, 40), row(1, 41)]);
         assert_eq!(
             read::<RowTile>(&step, &step.full.prefill),
             [tile(2, 4, 3, 0), tile(6, 3, 3, 0)]
         );
         assert_eq!((step.full.num_decode, step.full.num_prefill), (2, 2));
+        assert!(!step.are_single);
     }
 
     #[test]
@@ -235,8 +241,8 @@ mod tests {
         let step = Step::new(&row(7, 3, 2), &[0], wishes(Wish::DRAW), &SPEC, 4, 2);
         assert_eq!(read::<u32>(&step, &step.positions), [3, PADDING]);
         assert_eq!(read::<u32>(&step, &step.full.slots), [2 * 16 + 3, u32::MAX]);
-        assert_eq!(read::<RowTile>(&step, &step.full.decode)[1], RowTile::default());
-        assert_eq!((step.rows, step.full.num_decode), (2, 2));
+        assert_eq!(read::<DecodeRow>(&step, &step.full.decode)[1].position, PADDING);
+        assert_eq!((step.rows, step.full.num_decode, step.are_single), (2, 2, true));
         assert_eq!(read::<Wish>(&step, &step.wishes)[1].choice, Wish::LEFT_OUT);
         let other = Step::new(&row(9, 14, 5), &[0], wishes(Wish::GREEDY), &SPEC, 4, 2);
         assert_eq!((step.tables_start, &step.wishes), (other.tables_start, &other.wishes));

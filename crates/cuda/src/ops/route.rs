@@ -1,0 +1,132 @@
+//! All that lies between a norm and the experts: from normed rows to the lists of routes.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::router::{MAX_CHOSEN, MAX_EXPERTS};
+use super::{
+    Arguments, BF16, GroupRoutes, Linear, Output, ROUTE_TILE, Router, choice, group_routes, linear,
+    router,
+};
+use crate::{BufferSlice, Device, DevicePtr, Grid, Result};
+
+/// Elements of a row that the kernel for few rows can hold.
+const MAX_WIDTH: usize = 8192;
+
+/// Arguments of [`route`].
+#[derive(Clone, Copy, Debug)]
+pub struct Route<'a> {
+    /// `[rows, width]` bf16.
+    pub x: BufferSlice<'a>,
+    /// The router's weight, `[num_experts, width]` bf16.
+    pub weight: BufferSlice<'a>,
+    /// Its bias, `[num_experts]` bf16.
+    pub bias: BufferSlice<'a>,
+    /// `[rows]` u32; a row at [`PADDING`](super::PADDING) goes to no expert.
+    pub positions: BufferSlice<'a>,
+    /// `[rows, num_experts]` float32.
+    pub logits: BufferSlice<'a>,
+    /// `[rows, chosen]` u32, the best first.
+    pub experts: BufferSlice<'a>,
+    /// `[rows, chosen]` float32, a softmax over the chosen; those of a row that pads mean nothing.
+    pub weights: BufferSlice<'a>,
+    /// `[rows * chosen]` u32: the routes by expert, each expert's in rising order.
+    pub grouped: BufferSlice<'a>,
+    /// [`route_tiles_bytes`](super::route_tiles_bytes) bytes: `[expert, first place in grouped, number of routes, 0]` u32
+    /// for each tile of the kernels of the experts, then zeros.
+    pub tiles: BufferSlice<'a>,
+    /// As for a [`Linear`] of as many rows.
+    pub scratch: BufferSlice<'a>,
+    /// Number of rows.
+    pub rows: usize,
+    /// Elements of a row of `x`: a multiple of 32, at most 8192.
+    pub width: usize,
+    /// Experts there are.
+    pub num_experts: usize,
+    /// Experts a row goes to: at most 8 and at most `num_experts`.
+    pub chosen: usize,
+}
+
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Params {
+    x: DevicePtr,
+    weight: DevicePtr,
+    bias: DevicePtr,
+    positions: DevicePtr,
+    logits: DevicePtr,
+    experts: DevicePtr,
+    weights: DevicePtr,
+    grouped: DevicePtr,
+    tiles: DevicePtr,
+    ticket: DevicePtr,
+    rows: u32,
+    num_experts: u32,
+    width: u32,
+    chosen: u32,
+    tile_len: u32,
+    num_tiles: u32,
+}
+
+/// Scores the experts for each row, chooses the best and lists the routes to them as [`super::experts`] takes them: one
+/// launch for few rows, three for many.
+pub fn route(device: &Device, args: &Route<'_>) -> Result<()> {
+    if args.rows <= choice::ROUTED_TOGETHER {
+        return route_few(device, args);
+    }
+    let Route { positions, logits, experts, weights, rows, num_experts, chosen, .. } = *args;
+    let product = Linear {
+        x: args.x,
+        weight: args.weight,
+        bias: Some(args.bias),
+        out: Output::F32(logits),
+        scratch: args.scratch,
+        rows,
+        inputs: args.width,
+        outputs: num_experts,
+    };
+    linear(device, &product)?;
+    router(device, &Router { logits, positions, experts, weights, rows, num_experts, chosen })?;
+    let (grouped, tiles, num_routes) = (args.grouped, args.tiles, rows * chosen);
+    group_routes(device, &GroupRoutes { experts, grouped, tiles, num_routes, num_experts })
+}
+
+fn route_few(device: &Device, args: &Route<'_>) -> Result<()> {
+    let check = Arguments { device, op: "route" };
+    let Route { rows, width, num_experts, chosen, .. } = *args;
+    if !width.is_multiple_of(32) || width > MAX_WIDTH {
+        let problem = format!("is {width}, not a multiple of 32 up to {MAX_WIDTH}");
+        return check.refuse("width", problem);
+    }
+    if num_experts > MAX_EXPERTS {
+        return check.refuse("num_experts", format!("is {num_experts}, over {MAX_EXPERTS}"));
+    }
+    if chosen > MAX_CHOSEN.min(num_experts) {
+        let problem = format!("is {chosen}, over {MAX_CHOSEN} or the {num_experts} experts");
+        return check.refuse("chosen", problem);
+    }
+    let (word, num_routes) = (size_of::<u32>(), rows * chosen);
+    let kernels = choice::experts(num_routes, num_experts);
+    let num_tiles = kernels.num_tiles(num_routes, num_experts);
+    let params = Params {
+        x: check.tensor("x", args.x, &[rows, width], BF16)?,
+        weight: check.tensor("weight", args.weight, &[num_experts, width], BF16)?,
+        bias: check.tensor("bias", args.bias, &[num_experts], BF16)?,
+        positions: check.tensor("positions", args.positions, &[rows], word)?,
+        logits: check.tensor("logits", args.logits, &[rows, num_experts], word)?,
+        experts: check.tensor("experts", args.experts, &[rows, chosen], word)?,
+        weights: check.tensor("weights", args.weights, &[rows, chosen], word)?,
+        grouped: check.tensor("grouped", args.grouped, &[num_routes], word)?,
+        tiles: check.tensor("tiles", args.tiles, &[num_tiles], ROUTE_TILE)?,
+        ticket: check.tensor("scratch", args.scratch.slice(0..word)?, &[1], word)?,
+        rows: check.count("rows", rows)?,
+        num_experts: check.count("num_experts", num_experts)?,
+        width: check.count("width", width)?,
+        chosen: check.count("chosen", chosen)?,
+        tile_len: check.count("tile_len", kernels.tile[0])?,
+        num_tiles: check.count("tiles", num_tiles)?,
+    };
+    let grid = Grid { grid: [params.num_experts, 1, 1], block: [128, 1, 1], shared_bytes: 0 };
+    // SAFETY: every tensor has the length that the counts say, rows and routes are no more than the kernel takes, a
+    // route is listed once at most, and no tile is written beyond their number.
+    unsafe { device.launch("router_few", &grid, &params) }
+}
