@@ -25,7 +25,7 @@ pub struct Experts<'a> {
     pub up: ExpertWeights<'a>,
     /// `[hidden, intermediate]` each.
     pub down: ExpertWeights<'a>,
-    /// `[rows * chosen]` u32, as [`super::group_routes`] makes them.
+    /// `[rows * chosen]` u32, as [`super::route`] makes them.
     pub grouped: BufferSlice<'a>,
     /// The tiles that it makes with them, [`super::route_tiles_bytes`] bytes.
     pub tiles: BufferSlice<'a>,
@@ -74,7 +74,7 @@ struct Params {
 
 /// `out[t] = weights[t] * down(swiglu(up(x[t / chosen])))` for every route t, by its expert.
 ///
-/// `grouped` and `tiles` are what [`super::group_routes`] made of `rows * chosen` routes; other lists give other
+/// `grouped` and `tiles` are what [`super::route`] made of `rows * chosen` routes; other lists give other
 /// numbers, but nothing outside of the buffers is touched.
 pub fn experts(device: &Device, args: &Experts<'_>) -> Result<()> {
     experts_by(device, args, choice::experts(args.rows * args.chosen, args.num_experts))

@@ -98,7 +98,7 @@ struct GroupParams {
     num_tiles: u32,
 }
 
-/// Bytes of the list of tiles that [`group_routes`] makes.
+/// Bytes of the list of tiles that [`super::route`] makes.
 pub fn route_tiles_bytes(num_routes: usize, num_experts: usize) -> usize {
     choice::experts(num_routes, num_experts).num_tiles(num_routes, num_experts) * ROUTE_TILE
 }

@@ -287,6 +287,28 @@ impl Model {
 
     /// From normed rows to what attention adds to the residual. Writes the rows' keys and values on the way.
     fn attention(&self, step: &Step, index: usize, layer: &DeviceLayer) -> Result<()> {
+        let (b, rows, shape) = (&self.buffers, step.rows, &self.full);
+        let hidden_len = rows * self.config.hidden_size as usize;
+        let qkv = first(&b.qkv, rows * shape.qkv_len() * WORD)?;
+        self.linear(rows, first(&b.normed, hidden_len * BF16)?, &layer.qkv, Output::F32(qkv))?;
+        self.device.mark("qkv")?;
+        let out = first(&b.attended, rows * shape.query_len() * BF16)?;
+        self.attend(step, index, layer.sinks.whole(), qkv, out)?;
+        self.device.mark("attention")?;
+        let projected = Output::F32(first(&b.projected, hidden_len * WORD)?);
+        self.linear(rows, out, &layer.output, projected)?;
+        self.device.mark("attention output")
+    }
+
+    /// From queries, keys and values as the product gives them to what each head attends to.
+    fn attend(
+        &self,
+        step: &Step,
+        index: usize,
+        sinks: BufferSlice<'_>,
+        qkv: BufferSlice<'_>,
+        out: BufferSlice<'_>,
+    ) -> Result<()> {
         let (b, rows) = (&self.buffers, step.rows);
         let kind = self.config.layers[index];
         let (shape, window) = match kind {
@@ -294,16 +316,10 @@ impl Model {
             LayerKind::Window => (self.window, Some(self.config.window)),
         };
         let group = step.group(kind);
-        let hidden_len = rows * self.config.hidden_size as usize;
-        let qkv = first(&b.qkv, rows * shape.qkv_len() * WORD)?;
-        self.linear(rows, first(&b.normed, hidden_len * BF16)?, &layer.qkv, Output::F32(qkv))?;
-        self.device.mark("qkv")?;
         let [keys, values] = &self.caches[index];
         let (keys, values) = (keys.whole(), values.whole());
         let (rotations, context_len) = (b.rotations.whole(), self.context_len);
-        let (sinks, tables) =
-            (layer.sinks.whole(), b.inputs.slice(step.tables_start..b.inputs.len())?);
-        let out = first(&b.attended, rows * shape.query_len() * BF16)?;
+        let tables = b.inputs.slice(step.tables_start..b.inputs.len())?;
         // Single rows bring their own keys; rows that see each other's need them in the cache before any attends.
         if !step.are_single {
             let queries = first(&b.queries, rows * shape.query_len() * BF16)?;
@@ -360,10 +376,7 @@ impl Model {
             };
             attention_decode(&self.device, &args)?;
         }
-        self.device.mark("attention")?;
-        let projected = Output::F32(first(&b.projected, hidden_len * WORD)?);
-        self.linear(rows, out, &layer.output, projected)?;
-        self.device.mark("attention output")
+        Ok(())
     }
 
     /// What the pieces of that many rows' contexts need.
