@@ -286,8 +286,8 @@ impl Shape {
     }
 }
 
-/// Of answers: sums of thousands of products in float32, in another order.
-const TOLERANCE: f64 = 1e-5;
+/// Of answers: sums of thousands of products in float32, in another order, of which tensor cores cut off the last bits.
+const TOLERANCE: f64 = 3e-5;
 
 fn run(device: &Device, shape: &Shape) -> Result<Report> {
     let Shape { rows, chosen, num_experts, hidden, intermediate, .. } = *shape;
