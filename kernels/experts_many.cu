@@ -6,9 +6,10 @@
 // for every route t of a row to its expert e; k routes a row.
 //
 // Shapes:  as in experts_few.
-// Launch:  grid (tiles of 384 outputs, tiles of up to 96 routes of one expert), three warpgroups of 128 outputs each.
+// Launch:  grid (tiles of 256 outputs, tiles of up to 96 routes of one expert), four warpgroups of 64 outputs each.
 // Traffic: an expert's weights are read once for every 96 of its routes, as they lie in memory, and its routes' inputs
-//          once for every 384 outputs. Two steps of 128 inputs are under way while one is used.
+//          once for every 256 outputs. Two steps of 128 inputs are under way while one is used. The scales of a tile
+//          come at once, since those of one step are a few bytes of each of many rows.
 //
 // The weights are the left operand: they become bf16 in the registers from which wgmma reads them. The inputs of the
 // routes are its right operand, in shared memory, as wide as the tile has routes, in steps of 16.
@@ -34,22 +35,26 @@ struct ExpertsManyParams {
 };
 
 constexpr uint32_t kTileRoutes = 96;
-constexpr uint32_t kManyThreads = 384;
-constexpr uint32_t kParts = 2; // of 64 outputs, for each warpgroup
-constexpr uint32_t kTileOutputs = kManyThreads / 128 * kParts * 64;
+constexpr uint32_t kManyThreads = 512;
+constexpr uint32_t kTileOutputs = kManyThreads / 128 * 64;
 constexpr uint32_t kManyStages = 4;
 constexpr uint32_t kStepBlocks = 4; // of 32 inputs
 
-// A step of a tile in shared memory: inputs as two tiles of wgmma, blocks of weights with those of one place together.
-constexpr uint32_t kXBytes = kTileRoutes * 128, kPlaneBytes = kTileOutputs * 16;
-constexpr uint32_t kStageBytes = 2 * kXBytes + kStepBlocks * kPlaneBytes;
-// Behind the stages, a step's four scales of each output as a word, for two steps in turn.
-constexpr uint32_t kScalesAt = kManyStages * kStageBytes;
-static_assert(kStepBlocks == 4 && kManyThreads == kTileOutputs, "a thread brings the scales of one output");
+// A step of a tile in shared memory: inputs as two tiles of wgmma, then the blocks of weights.
+constexpr uint32_t kXBytes = kTileRoutes * 128, kStageBytes = 2 * kXBytes + kTileOutputs * kStepBlocks * 16;
+// Behind the stages, the factors of a step's four blocks of each output, for two steps in turn; then all scales.
+constexpr uint32_t kFactorsAt = kManyStages * kStageBytes, kScalesAt = kFactorsAt + 2 * kTileOutputs * kStepBlocks * 4;
+static_assert(kStepBlocks == 4 && kManyThreads == 2 * kTileOutputs, "a thread makes two factors of a step");
+
+// Block `block` of a step and output: the four of an output lie side by side, as they come, and in an order by which the
+// eight outputs that a warp reads together lie in different banks.
+__device__ __forceinline__ uint32_t block_at(uint32_t output, uint32_t block) {
+    return 2 * kXBytes + output * 64 + (block ^ output / 2 % 4) * 16;
+}
 
 // What the routes of a tile wait in for their way out; rows are padded so that lanes meet different banks.
 constexpr uint32_t kInnerStride = kTileOutputs / 2 + 8, kAnswerStride = kTileOutputs + 4;
-static_assert(kTileRoutes * kAnswerStride * 4 <= kScalesAt, "answers fit the stages");
+static_assert(kTileRoutes * kAnswerStride * 4 <= kFactorsAt, "answers fit the stages");
 
 // One tile with up to kN routes.
 template <bool kIsUp, int kN>
@@ -63,119 +68,113 @@ static __device__ __forceinline__ void experts_many(const ExpertsManyParams& p, 
     const auto row_of = [&](uint32_t output) {
         return tile.expert * p.outputs + (first_output + output < p.outputs ? first_output + output : 0);
     };
-    // Of the inputs a thread copies chunk `thread % 16` of every 24th route, of the weights block `thread % 4` of every
-    // 96th output.
-    uint32_t x_rows[kXEach];
+    // Of the inputs a thread copies chunk `thread % 16` of every 32nd route, of the weights block `thread % 4` of every
+    // 128th output.
+    // Where these begin, in pieces of 16 bytes.
+    uint32_t x_from[kXEach], blocks_from[kBlocksEach];
 #pragma unroll
     for (uint32_t i = 0; i < kXEach; i++) {
         const uint32_t row = thread / 16 + i * kXRows;
-        x_rows[i] = row < tile.num ? route_at(p.grouped, tile.first + row, p.num_routes) / p.routes_per_x : 0;
+        const uint32_t route = row < tile.num ? route_at(p.grouped, tile.first + row, p.num_routes) : 0;
+        x_from[i] = route / p.routes_per_x * (num_blocks * 4);
     }
-    uint32_t block_rows[kBlocksEach];
 #pragma unroll
-    for (uint32_t i = 0; i < kBlocksEach; i++) block_rows[i] = row_of(thread / 4 + i * kBlockRows);
+    for (uint32_t i = 0; i < kBlocksEach; i++) blocks_from[i] = row_of(thread / 4 + i * kBlockRows) * num_blocks;
     const uint32_t x_to = thread % 16 / 8 * kXBytes + thread / 16 * 128 + (thread % 8 ^ thread / 16 % 8) * 16;
-    const uint32_t block_to = 2 * kXBytes + place * kPlaneBytes + thread / 4 * 16;
+    const uint32_t block_to = block_at(thread / 4, place);
     const auto load = [&](uint32_t step) {
         if (step < num_steps) {
             unsigned char* stage = bytes + step % kManyStages * kStageBytes;
             const uint32_t block = step * kStepBlocks + place, chunk = step * kStepBlocks * 4 + thread % 16;
             const bool is_x = chunk < num_blocks * 4, is_block = block < num_blocks;
+            const uint4* x = reinterpret_cast<const uint4*>(p.x) + (is_x ? chunk : 0);
+            const uint4* blocks = reinterpret_cast<const uint4*>(p.blocks) + (is_block ? block : 0);
 #pragma unroll
             for (uint32_t i = 0; i < kXEach; i++) {
                 static_assert(kXRows % 8 == 0, "the swizzle of each row is that of the first");
                 if (kXEach * kXRows > kN && thread / 16 + i * kXRows >= kN) continue;
-                const bf16* from = p.x + static_cast<size_t>(x_rows[i]) * p.inputs + (is_x ? chunk * 8 : 0);
-                cp_async_16(stage + x_to + i * kXRows * 128, from, is_x && thread / 16 + i * kXRows < tile.num);
+                cp_async_16(stage + x_to + i * kXRows * 128, x + x_from[i], is_x && thread / 16 + i * kXRows < tile.num);
             }
 #pragma unroll
             for (uint32_t i = 0; i < kBlocksEach; i++) {
-                const uint8_t* from = p.blocks + (static_cast<size_t>(block_rows[i]) * num_blocks + (is_block ? block : 0)) * 16;
-                cp_async_16(stage + block_to + i * kBlockRows * 16, from, is_block);
+                cp_async_16(stage + block_to + i * kBlockRows * 64, blocks + blocks_from[i], is_block);
             }
         }
         cp_async_commit();
     };
-    const uint8_t* scales = p.scales + static_cast<size_t>(row_of(thread)) * num_blocks;
-    const auto load_scales = [&](uint32_t step) {
-        uint32_t word = 0;
-#pragma unroll
-        for (uint32_t i = 0; i < kStepBlocks; i++) {
-            const uint32_t block = step * kStepBlocks + i;
-            word |= static_cast<uint32_t>(block < num_blocks ? scales[block] : 0) << 8 * i;
-        }
-        return word;
-    };
-    uint32_t* scale_words = reinterpret_cast<uint32_t*>(bytes + kScalesAt);
+    // Scales of neighbouring outputs follow one another, in whole pieces of 16 bytes.
+    const uint32_t num_outputs = min(kTileOutputs, p.outputs - first_output);
+    const uint8_t* scales = p.scales + static_cast<size_t>(row_of(0)) * num_blocks;
+    for (uint32_t i = thread; i < num_outputs * num_blocks / 16; i += kManyThreads) {
+        cp_async_16(bytes + kScalesAt + i * 16, scales + i * 16);
+    }
     for (uint32_t step = 0; step < kManyStages - 2; step++) load(step);
-    scale_words[thread] = load_scales(0);
-    uint32_t next_scales = load_scales(1);
-    // The outputs of this thread, as mma has them: two rows of the 16 of its warp, in each part.
-    const uint32_t low = thread / 128 * (kParts * 64) + thread / 32 % 4 * 16 + group;
-    float sums[kParts][kN / 2] = {};
+    // Two of the four factors of output thread / 2.
+    const auto make_factors = [&](uint32_t step) {
+        uint32_t factors[2];
 #pragma unroll
-    for (uint32_t part = 0; part < kParts; part++) wgmma_arrived(sums[part]);
-    uint32_t lefts[2][kParts][2][4] = {}; // in turn: what is multiplied, and what is made
+        for (uint32_t i = 0; i < 2; i++) {
+            const uint32_t block = step * kStepBlocks + thread % 2 * 2 + i;
+            const bool is_one = block < num_blocks && thread / 2 < num_outputs;
+            factors[i] = mxfp4_scale(is_one ? bytes[kScalesAt + thread / 2 * num_blocks + block] : 0);
+        }
+        *reinterpret_cast<uint2*>(bytes + kFactorsAt + step % 2 * (kTileOutputs * 16) + thread * 8) =
+            make_uint2(factors[0], factors[1]);
+    };
+    // The scales are part of the first step.
+    cp_async_wait<kManyStages - 3>();
+    __syncthreads();
+    make_factors(0);
+    // The outputs of this thread, as mma has them: two of the 16 of its warp.
+    const uint32_t low = thread / 32 * 16 + group, high = low + 8;
+    float sums[kN / 2] = {};
+    wgmma_arrived(sums);
+    // In turn: what is multiplied, and what is made.
+    constexpr int kTurns = 4;
+    uint32_t lefts[kTurns][2][4] = {};
     for (uint32_t step = 0; step < num_steps; step++) {
-        unsigned char* stage = bytes + step % kManyStages * kStageBytes;
+        const unsigned char* stage = bytes + step % kManyStages * kStageBytes;
         cp_async_wait<kManyStages - 3>();
         fence_async_proxy();
         __syncthreads();
         // Into the stage of two steps ago: all warps have waited for its products.
         load(step + kManyStages - 2);
-        const uint32_t* my_scales = scale_words + step % 2 * kTileOutputs + low;
-        scale_words[(step + 1) % 2 * kTileOutputs + thread] = next_scales;
-        next_scales = load_scales(step + 2);
-        uint32_t low_scales[kParts], high_scales[kParts];
-#pragma unroll
-        for (uint32_t part = 0; part < kParts; part++) {
-            low_scales[part] = my_scales[part * 64];
-            high_scales[part] = my_scales[part * 64 + 8];
-        }
+        make_factors(step + 1);
+        const unsigned char* factors = bytes + kFactorsAt + step % 2 * (kTileOutputs * 16);
         const uint64_t right = wgmma_tile(stage);
+        const auto word = [](const unsigned char* from) { return *reinterpret_cast<const uint32_t*>(from); };
 #pragma unroll
         for (uint32_t i = 0; i < kStepBlocks; i++) {
-            const unsigned char* words = stage + 2 * kXBytes + i * kPlaneBytes + low * 16 + place * 4;
-            // The products of the block before last are done with these registers.
-            wgmma_wait<1>();
+            uint32_t(&left)[2][4] = lefts[i % kTurns];
+            // The products that had these registers are done.
+            wgmma_wait<kTurns - 1>();
+            wgmma_arrived(left[0]);
+            wgmma_arrived(left[1]);
+            uint32_t low_pairs[4], high_pairs[4];
+            mxfp4_pairs(word(stage + block_at(low, i) + place * 4), word(factors + low * 16 + i * 4), low_pairs);
+            mxfp4_pairs(word(stage + block_at(high, i) + place * 4), word(factors + high * 16 + i * 4), high_pairs);
 #pragma unroll
-            for (uint32_t part = 0; part < kParts; part++) {
-                uint32_t(&left)[2][4] = lefts[i % 2][part];
-                wgmma_arrived(left[0]);
-                wgmma_arrived(left[1]);
-                uint32_t low_pairs[4], high_pairs[4];
-                mxfp4_pairs(*reinterpret_cast<const uint32_t*>(words + part * 1024),
-                            mxfp4_scale(low_scales[part] >> 8 * i & 0xff), low_pairs);
-                mxfp4_pairs(*reinterpret_cast<const uint32_t*>(words + part * 1024 + 128),
-                            mxfp4_scale(high_scales[part] >> 8 * i & 0xff), high_pairs);
-#pragma unroll
-                for (uint32_t k = 0; k < 2; k++) {
-                    left[k][0] = low_pairs[2 * k];
-                    left[k][1] = high_pairs[2 * k];
-                    left[k][2] = low_pairs[2 * k + 1];
-                    left[k][3] = high_pairs[2 * k + 1];
-                }
+            for (uint32_t k = 0; k < 2; k++) {
+                left[k][0] = low_pairs[2 * k];
+                left[k][1] = high_pairs[2 * k];
+                left[k][2] = low_pairs[2 * k + 1];
+                left[k][3] = high_pairs[2 * k + 1];
             }
             wgmma_fence();
 #pragma unroll
             for (uint32_t k = 0; k < 2; k++) {
                 // Of the two tiles the second begins 64 inputs on.
-                const uint64_t columns = right + i / 2 * (kXBytes / 16) + (i % 2 * 2 + k) * 2;
-#pragma unroll
-                for (uint32_t part = 0; part < kParts; part++) wgmma_bf16<kN>(sums[part], lefts[i % 2][part][k], columns);
+                wgmma_bf16<kN>(sums, left[k], right + i / 2 * (kXBytes / 16) + (i % 2 * 2 + k) * 2);
             }
             wgmma_commit();
         }
     }
     wgmma_wait<0>();
+    wgmma_arrived(sums);
 #pragma unroll
-    for (uint32_t part = 0; part < kParts; part++) {
-        wgmma_arrived(sums[part]);
-#pragma unroll
-        for (uint32_t k = 0; k < 2; k++) {
-            wgmma_arrived(lefts[0][part][k]);
-            wgmma_arrived(lefts[1][part][k]);
-        }
+    for (int turn = 0; turn < kTurns; turn++) {
+        wgmma_arrived(lefts[turn][0]);
+        wgmma_arrived(lefts[turn][1]);
     }
     pdl_launch();
     __syncthreads();
@@ -183,26 +182,23 @@ static __device__ __forceinline__ void experts_many(const ExpertsManyParams& p, 
     bf16* inner = reinterpret_cast<bf16*>(bytes);
     float* answers = reinterpret_cast<float*>(bytes);
 #pragma unroll
-    for (uint32_t part = 0; part < kParts; part++) {
+    for (uint32_t half = 0; half < 2; half++) {
+        const uint32_t output = half == 0 ? low : high;
+        const float bias = to_float(p.bias[row_of(output)]);
 #pragma unroll
-        for (uint32_t half = 0; half < 2; half++) {
-            const uint32_t output = low + part * 64 + half * 8;
-            const float bias = to_float(p.bias[row_of(output)]);
-#pragma unroll
-            for (uint32_t n = 0; n < kN / 8; n++) {
-                const uint32_t column = n * 8 + place * 2;
-                const float left = sums[part][n * 4 + half * 2] * kMxfp4Sums + bias;
-                const float right = sums[part][n * 4 + half * 2 + 1] * kMxfp4Sums + bias;
-                if (kIsUp) {
-                    // Gates are in the lanes of even groups, ups beside them: the even lane takes the left route.
-                    const bool is_gate = group % 2 == 0;
-                    const float other = __shfl_xor_sync(0xffffffffu, is_gate ? right : left, 4);
-                    const float gate = is_gate ? left : other, up = is_gate ? other : right;
-                    inner[(column + (is_gate ? 0 : 1)) * kInnerStride + output / 2] = to_bf16(swiglu(gate, up, p.limit, p.alpha));
-                } else {
-                    answers[column * kAnswerStride + output] = left;
-                    answers[(column + 1) * kAnswerStride + output] = right;
-                }
+        for (uint32_t n = 0; n < kN / 8; n++) {
+            const uint32_t column = n * 8 + place * 2;
+            const float left = sums[n * 4 + half * 2] * kMxfp4Sums + bias;
+            const float right = sums[n * 4 + half * 2 + 1] * kMxfp4Sums + bias;
+            if (kIsUp) {
+                // Gates are in the lanes of even groups, ups beside them: the even lane takes the left route.
+                const bool is_gate = group % 2 == 0;
+                const float other = __shfl_xor_sync(0xffffffffu, is_gate ? right : left, 4);
+                const float gate = is_gate ? left : other, up = is_gate ? other : right;
+                inner[(column + (is_gate ? 0 : 1)) * kInnerStride + output / 2] = to_bf16(swiglu(gate, up, p.limit, p.alpha));
+            } else {
+                answers[column * kAnswerStride + output] = left;
+                answers[(column + 1) * kAnswerStride + output] = right;
             }
         }
     }
