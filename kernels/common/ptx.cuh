@@ -131,13 +131,14 @@ __device__ __forceinline__ uint32_t shared_address(const void* p) {
 }
 #endif
 
-// Begins a copy of 16 bytes from global to shared memory, past L1. Without `is_valid` nothing is read and zeros are
+// Begins a copy of 16 bytes from global to shared memory, past L1; the rest of their 128 bytes, which come next wherever
+// this is used, is brought to L2. Without `is_valid` nothing is read and zeros are
 // written. Both addresses are 16-byte aligned. The bytes may be read after cp_async_wait, and by other threads after
 // a barrier that follows it.
 __device__ __forceinline__ void cp_async_16(void* to, const void* from, bool is_valid = true) {
 #ifdef __CUDACC__
     const int num_read = is_valid ? 16 : 0;
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(num_read)
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(num_read)
                  : "memory");
 #else
     host::async_copy(to, from, 16, is_valid ? 16 : 0);

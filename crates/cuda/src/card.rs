@@ -153,6 +153,16 @@ fn load_kernels() -> Result<HashMap<&'static str, sys::CUfunction>> {
                     dynamic_room(function)?,
                 )
             })?;
+            // All kernels split a processor's memory alike: one that wants another split waits until the one before it
+            // has left the processor.
+            // SAFETY: as above.
+            called("cuFuncSetAttribute", unsafe {
+                result::function::set_function_attribute(
+                    function,
+                    sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT,
+                    sys::CUshared_carveout::CU_SHAREDMEM_CARVEOUT_MAX_SHARED as i32,
+                )
+            })?;
             kernels.insert(*name, function);
         }
     }
