@@ -2,14 +2,14 @@
 //
 //   out[r][n] = sum over k of x[r][k] * weight[n][k], + bias[n] if there is one
 //
-// Shapes:  x [rows, k] bf16, rows at most 8, 16 or 32 (one kernel each); weight [n, k] bf16; bias [n] bf16;
-//          out [rows, n] bf16 or float32; k a multiple of 32.
+// Shapes:  x [rows, k] bf16, at most 8 rows; weight [n, k] bf16; bias [n] bf16; out [rows, n] bf16 or float32; k a
+//          multiple of 32.
 // Launch:  four warps for every 16 rows of the weight, each taking every fourth step of 32 k.
 // Traffic: reads the weight once, in pieces of 64 bytes a row; x comes from the caches. A thread copies what it will
 //          use itself, seven steps ahead and so without a barrier: 28 KB of a block are on their way at any time.
 //
-// The weights are the left operand of mma, so that one instruction serves up to eight rows of x. Within a step lane
-// place p holds k 8 p .. 8 p + 7 of both operands: any order of k gives the same sums, and this one loads 16 bytes.
+// The weights are the left operand of mma, so that one instruction serves all rows of x. Within a step lane place p
+// holds k 8 p .. 8 p + 7 of both operands: any order of k gives the same sums, and this one loads 16 bytes.
 
 #include "common/ptx.cuh"
 
@@ -25,16 +25,15 @@ struct LinearFewParams {
 constexpr uint32_t kFewWarps = 4;
 constexpr uint32_t kFewStages = 8; // steps of a warp that are under way or in use
 
-template <uint32_t kGroups>
-static __device__ __forceinline__ void linear_few(const LinearFewParams& p) {
-    SHARED(float, parts, [kFewWarps][kGroups * 8][16 + 1]);
+KERNEL(linear_few, LinearFewParams, kFewWarps * 32) {
+    SHARED(float, parts, [kFewWarps][8][16 + 1]);
     SHARED(uint4, ahead, [kFewStages][2][kFewWarps * 32]);
     const uint32_t warp = threadIdx.x / 32, group = threadIdx.x % 32 / 4, place = threadIdx.x % 4;
     const uint32_t first = blockIdx.x * 16, last = p.n - 1;
     // Rows beyond the end repeat the last one; their sums are not written.
     const bf16* low = p.weight + static_cast<size_t>(first + group < last ? first + group : last) * p.k + place * 8;
     const bf16* high = p.weight + static_cast<size_t>(first + group + 8 < last ? first + group + 8 : last) * p.k + place * 8;
-    float sums[kGroups][4] = {};
+    float sums[4] = {};
     const uint4 zero = make_uint4(0, 0, 0, 0);
     const uint32_t num_steps = p.k / 32;
     const auto load = [&](uint32_t step) {
@@ -48,41 +47,23 @@ static __device__ __forceinline__ void linear_few(const LinearFewParams& p) {
     for (uint32_t i = 0; i < kFewStages - 1; i++) load(warp + i * kFewWarps);
     pdl_wait();
     // Of x one step ahead: it comes from a cache, at the price of a few hundred cycles.
-    uint4 next[kGroups];
-    const auto load_x = [&](uint32_t step) {
-#pragma unroll
-        for (uint32_t g = 0; g < kGroups; g++) {
-            const uint32_t row = g * 8 + group;
-            const bool is_there = row < p.rows && step < num_steps;
-            next[g] = is_there ? ld_v4(p.x + static_cast<size_t>(row) * p.k + step * 32 + place * 8) : zero;
-        }
-    };
-    load_x(warp);
+    const bf16* x = p.x + static_cast<size_t>(group) * p.k + place * 8;
+    const auto load_x = [&](uint32_t step) { return group < p.rows && step < num_steps ? ld_v4(x + step * 32) : zero; };
+    uint4 next = load_x(warp);
     for (uint32_t step = warp; step < num_steps; step += kFewWarps) {
-        uint4 x[kGroups];
-#pragma unroll
-        for (uint32_t g = 0; g < kGroups; g++) x[g] = next[g];
-        load_x(step + kFewWarps);
+        const uint32_t right[2][2] = {{next.x, next.y}, {next.z, next.w}};
+        next = load_x(step + kFewWarps);
         load(step + (kFewStages - 1) * kFewWarps);
         cp_async_wait<kFewStages - 1>();
         const uint4 l = ld_v4(&ahead[step / kFewWarps % kFewStages][0][threadIdx.x]);
         const uint4 h = ld_v4(&ahead[step / kFewWarps % kFewStages][1][threadIdx.x]);
-        const uint32_t a_first[4] = {l.x, h.x, l.y, h.y}, a_second[4] = {l.z, h.z, l.w, h.w};
-#pragma unroll
-        for (uint32_t g = 0; g < kGroups; g++) {
-            const uint32_t b_first[2] = {x[g].x, x[g].y}, b_second[2] = {x[g].z, x[g].w};
-            mma_bf16_16816(sums[g], a_first, b_first);
-            mma_bf16_16816(sums[g], a_second, b_second);
-        }
+        const uint32_t left[2][4] = {{l.x, h.x, l.y, h.y}, {l.z, h.z, l.w, h.w}};
+        mma_bf16_16816(sums, left[0], right[0]);
+        mma_bf16_16816(sums, left[1], right[1]);
     }
     pdl_launch();
 #pragma unroll
-    for (uint32_t g = 0; g < kGroups; g++) {
-#pragma unroll
-        for (uint32_t i = 0; i < 4; i++) {
-            parts[warp][g * 8 + place * 2 + i % 2][group + i / 2 * 8] = sums[g][i];
-        }
-    }
+    for (uint32_t i = 0; i < 4; i++) parts[warp][place * 2 + i % 2][group + i / 2 * 8] = sums[i];
     __syncthreads();
     for (uint32_t i = threadIdx.x; i < p.rows * 16; i += kFewWarps * 32) {
         const uint32_t row = i / 16, column = first + i % 16;
@@ -98,7 +79,3 @@ static __device__ __forceinline__ void linear_few(const LinearFewParams& p) {
         }
     }
 }
-
-KERNEL(linear_few_8, LinearFewParams, kFewWarps * 32) { linear_few<1>(p); }
-KERNEL(linear_few_16, LinearFewParams, kFewWarps * 32) { linear_few<2>(p); }
-KERNEL(linear_few_32, LinearFewParams, kFewWarps * 32) { linear_few<4>(p); }

@@ -117,12 +117,12 @@ mod tests {
         let mut times = Repeats::default();
         for seconds in [3.0, 1.0, 2.0] {
             times.add("norm", "rms_norm", seconds);
-            times.add("qkv", "linear_few_8", 1.0);
+            times.add("qkv", "linear_few", 1.0);
             times.add("norm", "rms_norm", 10.0);
             times.end();
         }
         let norm = OpTime { op: "norm", kernel: "rms_norm", num_calls: 2, seconds: 12.0 };
-        let qkv = OpTime { op: "qkv", kernel: "linear_few_8", num_calls: 1, seconds: 1.0 };
+        let qkv = OpTime { op: "qkv", kernel: "linear_few", num_calls: 1, seconds: 1.0 };
         assert_eq!(times.medians(), [norm, qkv]);
     }
 }

@@ -30,19 +30,15 @@ pub(crate) struct Cut {
     pub(crate) num_blocks: usize,
 }
 
-const fn few(name: &'static str, max_rows: usize) -> DenseKernel {
-    DenseKernel { name, max_rows, tile: [max_rows, 16], threads: 128, shared_bytes: 0 }
-}
-
 const fn many(name: &'static str, rows: usize, num_stages: usize) -> DenseKernel {
     let tile = [rows, 128];
     let shared_bytes = ((tile[0] + tile[1]) * STEP * 2 * num_stages) as u32;
     DenseKernel { name, max_rows: usize::MAX, tile, threads: 256, shared_bytes }
 }
 
-/// The kernels for few rows: the first that serves the rows is taken.
-const FEW: [DenseKernel; 3] =
-    [few("linear_few_8", 8), few("linear_few_16", 16), few("linear_few_32", 32)];
+/// The kernel for few rows.
+const FEW: DenseKernel =
+    DenseKernel { name: "linear_few", max_rows: 8, tile: [8, 16], threads: 128, shared_bytes: 0 };
 
 /// The kernels for many rows: the one that should be done first is taken.
 const MANY: [DenseKernel; 3] = [
@@ -98,7 +94,7 @@ pub(super) fn most_tile_rows(rows: usize) -> usize {
 
 /// All kernels that can make the dense product of that many rows.
 pub(super) fn all_dense(rows: usize) -> impl Iterator<Item = DenseKernel> {
-    FEW.into_iter().chain(MANY).filter(move |kernel| kernel.suits(rows))
+    [FEW].into_iter().chain(MANY).filter(move |kernel| kernel.suits(rows))
 }
 
 /// The kernel for many rows whose tile has that many.
@@ -106,10 +102,11 @@ pub(super) fn many_with_tile(tile_rows: usize) -> Option<DenseKernel> {
     MANY.into_iter().find(|kernel| kernel.tile[0] == tile_rows)
 }
 
-/// The kernel of the dense product.
+/// The kernel of the dense product. Few rows of few outputs gain by many small blocks, which begin and end sooner; where
+/// each processor has several tiles to make, it reads on without a gap from one to the next.
 pub(super) fn dense(rows: usize, inputs: usize, outputs: usize) -> DenseKernel {
-    if let Some(kernel) = FEW.into_iter().find(|kernel| kernel.suits(rows)) {
-        return kernel;
+    if FEW.suits(rows) && outputs <= PROCESSORS * MANY[0].tile[1] {
+        return FEW;
     }
     let suited = MANY.into_iter().filter(|kernel| kernel.suits(rows));
     suited.min_by_key(|kernel| kernel.quickest(rows, inputs, outputs).0).unwrap_or(MANY[0])
@@ -146,14 +143,15 @@ const EXPERTS_FEW: ExpertKernels = ExpertKernels {
     shared_bytes: 32 << 10,
     shared_bytes_per_input: 1,
 };
-/// Four steps of 128 inputs: those of the routes in bf16, and four blocks of each output; and two steps of scales.
+/// Four steps of 128 inputs: those of the routes in bf16, and four blocks of each output; two steps of factors; and
+/// the scales.
 const EXPERTS_MANY: ExpertKernels = ExpertKernels {
     up: "experts_up_many",
     down: "experts_down_many",
-    tile: [96, 384],
-    threads: 384,
-    shared_bytes: 4 * (96 * 256 + 384 * 64) + 2 * 384 * 4,
-    shared_bytes_per_input: 0,
+    tile: [96, 256],
+    threads: 512,
+    shared_bytes: 4 * (96 * 256 + 256 * 64) + 2 * 256 * 16,
+    shared_bytes_per_input: 256 / 32,
 };
 
 /// The kernels of the experts for that many routes, spread over that many experts. Above eight routes an expert on
