@@ -12,9 +12,9 @@
 // Launch:  grid (outputs / (4 R) rounded up, tiles of up to R routes of one expert), four warps a block that share the
 //          inputs; dynamic shared memory: 32 KB (8) or 48 KB (16) of weights and R / 8 bytes for each input. Six (8) or
 //          four (16) blocks a processor.
-// Traffic: the weights of an expert with up to R routes are read once, a block's 4 R rows by four steps of 8 KB (8) or
-//          three of 16 KB (16) ahead; a thread copies what it will use itself. The inputs come through L1: as many bytes
-//          as weights where the tile is full, so 16 routes take twice the rows, or L2 would be the limit.
+// Traffic: the weights of a tile's expert are read once a tile, a block's 4 R rows by four steps of 8 KB (8) or three of
+//          16 KB (16) ahead; a thread copies what it will use itself. The inputs come through L1 from L2, as many bytes
+//          as weights where a tile is full: L2 is the limit, so 16 routes go with twice the rows.
 //
 // As in linear_few the weights are the left operand of mma. Place p holds block 4 i + p of a row: its 16 bytes are one
 // load, and they become bf16 in registers. The inputs of that block are 16 words of a route, of which pair j of word q
