@@ -1,18 +1,20 @@
 // experts_few: the two products of the experts for few rows; bound by reading the weights of the experts in use.
 //
-//   experts_up_few:    h[t] = swiglu(up_weight[e] x[t / k] + up_bias[e])
-//   experts_down_few:  y[t] = weight[t] * (down_weight[e] h[t] + down_bias[e])
+//   experts_up_few_R:    h[t] = swiglu(up_weight[e] x[t / k] + up_bias[e])
+//   experts_down_few_R:  y[t] = weight[t] * (down_weight[e] h[t] + down_bias[e])
 //
-// for every route t of a row to its expert e; k routes a row.
+// for every route t of a row to its expert e; k routes a row; tiles of up to R = 8 or 16 routes.
 //
 // Shapes:  x [rows, inputs] bf16 (up), h [routes, inputs] bf16 (down); blocks [experts, outputs, inputs / 32, 16] as
 //          arrange_blocks leaves them; scales [experts, outputs, inputs / 32] u8; bias [experts, outputs] bf16;
 //          grouped [routes] u32; tiles [tiles] uint4; out [routes, outputs / 2] bf16 (up) or [routes, outputs] float32
 //          (down); outputs a multiple of 32.
-// Launch:  grid (outputs / 32, tiles of up to 8 routes of one expert), four warps a block that share the inputs;
-//          dynamic shared memory: 32 KB of weights and a byte for each input. Six blocks a processor.
-// Traffic: the weights of an expert with up to 8 routes are read once, a block's 32 rows by four steps of 8 KB ahead; a
-//          thread copies what it will use itself. The inputs come through L1, as many bytes as weights at 8 routes.
+// Launch:  grid (outputs / (4 R) rounded up, tiles of up to R routes of one expert), four warps a block that share the
+//          inputs; dynamic shared memory: 32 KB (8) or 48 KB (16) of weights and R / 8 bytes for each input. Six (8) or
+//          four (16) blocks a processor.
+// Traffic: the weights of a tile's expert are read once a tile, a block's 4 R rows by four steps of 8 KB (8) or three of
+//          16 KB (16) ahead; a thread copies what it will use itself. The inputs come through L1 from L2, as many bytes
+//          as weights where a tile is full: L2 is the limit, so 16 routes go with twice the rows.
 //
 // As in linear_few the weights are the left operand of mma. Place p holds block 4 i + p of a row: its 16 bytes are one
 // load, and they become bf16 in registers. The inputs of that block are 16 words of a route, of which pair j of word q
@@ -38,23 +40,32 @@ struct ExpertsFewParams {
 };
 
 constexpr uint32_t kExpertWarps = 4;
-constexpr uint32_t kRoutes = 8;
-constexpr uint32_t kEights = 4;                // times eight rows of weights: a block's outputs
-constexpr uint32_t kOutputs = kEights * 8;
-constexpr uint32_t kPairs = kOutputs / 2;
-static_assert(kRoutes * kPairs == kExpertWarps * 32, "a thread makes two outputs of a route");
 constexpr uint32_t kStepBlocks = kExpertWarps * 4; // of a row that the warps take in a step
-constexpr uint32_t kAhead = 4;                 // steps of a warp that are under way or in use
-constexpr uint32_t kPartLen = kOutputs + 4;    // of a route's sums, so that a warp's lie in different banks
 
-// A warp's steps in shared memory, then its sums.
-union WarpMemory {
-    uint4 steps[kAhead][kEights][32];
-    float parts[kRoutes][kPartLen];
+// What a block makes with so many times eight routes, which share the unpacked weights.
+template <uint32_t kRouteEights>
+struct FewTile {
+    static constexpr uint32_t kRoutes = kRouteEights * 8;
+    static constexpr uint32_t kEights = kRouteEights * 4; // times eight rows of weights: a block's outputs
+    static constexpr uint32_t kOutputs = kEights * 8, kPairs = kOutputs / 2;
+    static constexpr uint32_t kAhead = kRouteEights == 1 ? 4 : 3; // steps of a warp that are under way or in use
+    static constexpr uint32_t kPartLen = kOutputs + 4; // of a route's sums, so that a warp's lie in different banks
+    // Of the threads, each of which makes a pair of outputs for some routes.
+    static constexpr uint32_t kPlacesTogether = kExpertWarps * 32 / kPairs, kTurns = kRoutes / kPlacesTogether;
+
+    // A warp's steps in shared memory, then its sums.
+    union WarpMemory {
+        uint4 steps[kAhead][kEights][32];
+        float parts[kRoutes][kPartLen];
+    };
 };
 
-template <bool kIsUp>
+template <bool kIsUp, uint32_t kRouteEights>
 static __device__ __forceinline__ void experts_few(const ExpertsFewParams& p) {
+    using Tile = FewTile<kRouteEights>;
+    using WarpMemory = typename Tile::WarpMemory;
+    constexpr uint32_t kRoutes = Tile::kRoutes, kEights = Tile::kEights, kOutputs = Tile::kOutputs;
+    constexpr uint32_t kPairs = Tile::kPairs, kAhead = Tile::kAhead, kTurns = Tile::kTurns;
     SHARED_DYNAMIC(memory);
     WarpMemory* warps = reinterpret_cast<WarpMemory*>(memory);
     uint8_t* scales = memory + kExpertWarps * sizeof(WarpMemory);
@@ -70,14 +81,18 @@ static __device__ __forceinline__ void experts_few(const ExpertsFewParams& p) {
         if (!kIsUp) pdl_wait();
         return;
     }
-    const size_t first_row = static_cast<size_t>(tile.expert) * p.outputs + blockIdx.x * kOutputs;
+    // Outputs are a multiple of 32: the last block may have half of its rows. The others count as zeros.
+    const uint32_t first_output = blockIdx.x * kOutputs;
+    const bool is_full = kOutputs == 32 || first_output + kOutputs <= p.outputs;
+    const size_t first_row = static_cast<size_t>(tile.expert) * p.outputs + first_output;
     const size_t eight_rows = static_cast<size_t>(num_blocks) * (8 * 16);
     uint32_t next_block = warp * 4 + place;
     const uint8_t* next = p.blocks + ((first_row + group) * num_blocks + next_block) * 16;
     const auto load = [&](uint32_t at) {
 #pragma unroll
         for (uint32_t i = 0; i < kEights; i++) {
-            cp_async_16(&warps[warp].steps[at][i][lane], next + i * eight_rows, next_block < num_blocks);
+            cp_async_16(&warps[warp].steps[at][i][lane], next + i * eight_rows,
+                        next_block < num_blocks && (i < 4 || is_full));
         }
         cp_async_commit();
         next += kStepBlocks * 16;
@@ -85,30 +100,50 @@ static __device__ __forceinline__ void experts_few(const ExpertsFewParams& p) {
     };
 #pragma unroll 1
     for (uint32_t i = threadIdx.x; i < num_blocks * (kOutputs / 16); i += kExpertWarps * 32) {
-        cp_async_16(scales + i * 16, p.scales + first_row * num_blocks + i * 16);
+        cp_async_16(scales + i * 16, p.scales + first_row * num_blocks + i * 16, i < num_blocks * 2 || is_full);
     }
 #pragma unroll
     for (uint32_t step = 0; step < kAhead - 1; step++) load(step);
     // Places of the tile without a route repeat the last one; their sums go nowhere.
-    const uint32_t route = route_at(p.grouped, tile.first + min(group, tile.num - 1), p.num_routes);
-    // What this thread makes of the sums at last: two outputs of a route.
+    const auto route_of = [&](uint32_t at) {
+        return route_at(p.grouped, tile.first + min(at, tile.num - 1), p.num_routes);
+    };
+    uint32_t routes[kRouteEights];
+#pragma unroll
+    for (uint32_t r = 0; r < kRouteEights; r++) routes[r] = route_of(r * 8 + group);
+    // What this thread makes of the sums at last: two outputs of each of these routes.
     const uint32_t my_place = threadIdx.x / kPairs, pair = threadIdx.x % kPairs;
-    const uint32_t to = route_at(p.grouped, tile.first + min(my_place, tile.num - 1), p.num_routes);
-    const float2 bias = unpack_bf16x2(*reinterpret_cast<const uint32_t*>(p.bias + first_row + pair * 2));
+    const bool has_pair = pair < 16 || is_full;
+    uint32_t to[kTurns];
+#pragma unroll
+    for (uint32_t n = 0; n < kTurns; n++) to[n] = route_of(my_place + n * Tile::kPlacesTogether);
+    const uint32_t bias_at = has_pair ? pair * 2 : 0;
+    const float2 bias = unpack_bf16x2(*reinterpret_cast<const uint32_t*>(p.bias + first_row + bias_at));
     if (!kIsUp) pdl_wait();
-    const float weight = kIsUp ? 0.0f : p.weights[to];
-    const bf16* x = p.x + static_cast<size_t>(route / p.routes_per_x) * p.inputs;
-    uint4 xs[4];
+    float weights[kTurns] = {};
+    const bf16* x[kRouteEights];
+#pragma unroll
+    for (uint32_t n = 0; n < kTurns; n++) {
+        if (!kIsUp) weights[n] = p.weights[to[n]];
+    }
+#pragma unroll
+    for (uint32_t r = 0; r < kRouteEights; r++) {
+        x[r] = p.x + static_cast<size_t>(routes[r] / p.routes_per_x) * p.inputs;
+    }
+    uint4 xs[kRouteEights][4];
     const auto load_x = [&](uint32_t block) {
 #pragma unroll
-        for (uint32_t j = 0; j < 4; j++) xs[j] = ld_v4(x + block * 32 + j * 8);
+        for (uint32_t r = 0; r < kRouteEights; r++) {
+#pragma unroll
+            for (uint32_t j = 0; j < 4; j++) xs[r][j] = ld_v4(x[r] + block * 32 + j * 8);
+        }
     };
     // Beyond the last block are weights of zero, so any inputs serve.
     uint32_t block = min(warp * 4 + place, num_blocks - 1);
     load_x(block);
     cp_async_wait<kAhead - 2>();
     __syncthreads();
-    float sums[kEights / 2][4] = {};
+    float sums[kEights / 2][kRouteEights][4] = {};
     const uint8_t* my_scales = scales + group * num_blocks;
     uint32_t at = 0;
     for (uint32_t first = warp * 4; first < num_blocks; first += kStepBlocks) {
@@ -131,8 +166,12 @@ static __device__ __forceinline__ void experts_few(const ExpertsFewParams& p) {
 #pragma unroll
                 for (uint32_t j = 0; j < 4; j++) {
                     const uint32_t of_pair[4] = {a[0][j], a[1][j], a[2][j], a[3][j]};
-                    const uint32_t b[2] = {word == 0 ? xs[j].x : xs[j].z, word == 0 ? xs[j].y : xs[j].w};
-                    mma_bf16_16816(sums[i], of_pair, b);
+#pragma unroll
+                    for (uint32_t r = 0; r < kRouteEights; r++) {
+                        const uint4& four = xs[r][j];
+                        const uint32_t b[2] = {word == 0 ? four.x : four.z, word == 0 ? four.y : four.w};
+                        mma_bf16_16816(sums[i][r], of_pair, b);
+                    }
                 }
             };
             multiply(lows.x, lows.y, highs.x, highs.y, 0);
@@ -148,25 +187,35 @@ static __device__ __forceinline__ void experts_few(const ExpertsFewParams& p) {
 #pragma unroll
     for (uint32_t i = 0; i < kEights / 2; i++) {
 #pragma unroll
-        for (uint32_t j = 0; j < 4; j++) {
-            warps[warp].parts[place * 2 + j % 2][i * 16 + group + j / 2 * 8] = kMxfp4Sums * sums[i][j];
+        for (uint32_t r = 0; r < kRouteEights; r++) {
+#pragma unroll
+            for (uint32_t j = 0; j < 4; j++) {
+                float(&of_route)[Tile::kPartLen] = warps[warp].parts[r * 8 + place * 2 + j % 2];
+                of_route[i * 16 + group + j / 2 * 8] = kMxfp4Sums * sums[i][r][j];
+            }
         }
     }
     __syncthreads();
-    if (my_place >= tile.num) return;
-    float2 sum = bias;
 #pragma unroll
-    for (uint32_t w = 0; w < kExpertWarps; w++) {
-        const float2 part = *reinterpret_cast<const float2*>(&warps[w].parts[my_place][pair * 2]);
-        sum.x += part.x, sum.y += part.y;
-    }
-    const size_t at_pair = static_cast<size_t>(to) * (p.outputs / 2) + blockIdx.x * kPairs + pair;
-    if (kIsUp) {
-        static_cast<bf16*>(p.out)[at_pair] = to_bf16(swiglu(sum.x, sum.y, p.limit, p.alpha));
-    } else {
-        static_cast<float2*>(p.out)[at_pair] = make_float2(weight * sum.x, weight * sum.y);
+    for (uint32_t n = 0; n < kTurns; n++) {
+        const uint32_t at_place = my_place + n * Tile::kPlacesTogether;
+        if (at_place >= tile.num || !has_pair) return;
+        float2 sum = bias;
+#pragma unroll
+        for (uint32_t w = 0; w < kExpertWarps; w++) {
+            const float2 part = *reinterpret_cast<const float2*>(&warps[w].parts[at_place][pair * 2]);
+            sum.x += part.x, sum.y += part.y;
+        }
+        const size_t at_pair = static_cast<size_t>(to[n]) * (p.outputs / 2) + first_output / 2 + pair;
+        if (kIsUp) {
+            static_cast<bf16*>(p.out)[at_pair] = to_bf16(swiglu(sum.x, sum.y, p.limit, p.alpha));
+        } else {
+            static_cast<float2*>(p.out)[at_pair] = make_float2(weights[n] * sum.x, weights[n] * sum.y);
+        }
     }
 }
 
-KERNEL(experts_up_few, ExpertsFewParams, kExpertWarps * 32, 6) { experts_few<true>(p); }
-KERNEL(experts_down_few, ExpertsFewParams, kExpertWarps * 32, 6) { experts_few<false>(p); }
+KERNEL(experts_up_few_8, ExpertsFewParams, kExpertWarps * 32, 6) { experts_few<true, 1>(p); }
+KERNEL(experts_down_few_8, ExpertsFewParams, kExpertWarps * 32, 6) { experts_few<false, 1>(p); }
+KERNEL(experts_up_few_16, ExpertsFewParams, kExpertWarps * 32, 4) { experts_few<true, 2>(p); }
+KERNEL(experts_down_few_16, ExpertsFewParams, kExpertWarps * 32, 4) { experts_few<false, 2>(p); }

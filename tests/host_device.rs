@@ -89,7 +89,7 @@ fn gpu_checks_and_measures_the_host_device_and_writes_a_report() {
     assert_eq!(bench["left_out"], json!([]));
     let operations = bench["operations"][1]["operations"].as_array().unwrap();
     let experts = operations.iter().find(|row| row["operation"] == "experts up").unwrap();
-    assert_eq!(experts["kernel"], "experts_up_few");
+    assert_eq!(experts["kernel"], "experts_up_few_8");
     assert_eq!(experts["calls"], 2);
     assert!(experts["ms"].as_f64().unwrap() > 0.0 && experts["bytes"].as_f64().unwrap() > 0.0);
 }

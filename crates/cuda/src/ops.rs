@@ -30,7 +30,7 @@ pub use linear::{Linear, linear, linear_scratch_bytes};
 pub use rms_norm::{RmsNorm, rms_norm};
 pub use rope::{Rope, rope};
 pub use route::{Route, route};
-pub(crate) use router::{GroupRoutes, Router, group_routes, router};
+pub(crate) use router::{GroupRoutes, Router, group_routes, route_tile_len, router};
 pub use router::{PADDING, route_tiles_bytes};
 pub use sample::{
     Adjustment, MAX_ALTERNATIVES, MAX_VOCABULARY, NO_TOKEN, Sample, TokenLogprob, Wish, cuts_bytes,

@@ -35,8 +35,8 @@ enum To {
     Uneven(&'static [usize]),
 }
 
-/// Both kernels: one row, part of a tile, several tiles, an expert without rows, all rows to one, a width that does not
-/// fill a step of four blocks, the true widths.
+/// Each pair of kernels: part of a tile, several tiles, an expert without rows, all rows to one, widths that do not fill a
+/// step or the last block, the true widths. Routes an expert, on average, choose the pair.
 const SHAPES: &[Shape] = &[
     Shape {
         name: "one row",
@@ -60,10 +60,46 @@ const SHAPES: &[Shape] = &[
         name: "several tiles",
         rows: 21,
         chosen: 1,
+        num_experts: 6,
+        hidden: 32,
+        intermediate: 64,
+        to: To::One,
+    },
+    Shape {
+        name: "some rows",
+        rows: 9,
+        chosen: 2,
+        num_experts: 3,
+        hidden: 64,
+        intermediate: 32,
+        to: To::All,
+    },
+    Shape {
+        name: "some rows, empty experts",
+        rows: 20,
+        chosen: 4,
+        num_experts: 12,
+        hidden: 96,
+        intermediate: 160,
+        to: To::Even,
+    },
+    Shape {
+        name: "some rows to one",
+        rows: 37,
+        chosen: 1,
         num_experts: 3,
         hidden: 32,
         intermediate: 64,
         to: To::One,
+    },
+    Shape {
+        name: "some rows, tiles of some widths",
+        rows: 93,
+        chosen: 1,
+        num_experts: 8,
+        hidden: 608,
+        intermediate: 160,
+        to: To::Uneven(&[1, 7, 8, 9, 15, 16, 17]),
     },
     Shape {
         name: "many rows",
@@ -111,8 +147,17 @@ const SHAPES: &[Shape] = &[
         to: To::All,
     },
     Shape {
+        name: "some rows, true widths",
+        rows: 11,
+        chosen: 1,
+        num_experts: 2,
+        hidden: 2880,
+        intermediate: 2880,
+        to: To::All,
+    },
+    Shape {
         name: "many rows, true widths",
-        rows: 18,
+        rows: 33,
         chosen: 1,
         num_experts: 2,
         hidden: 2880,
@@ -138,7 +183,7 @@ pub(super) fn cases() -> Vec<Case> {
             bounds(device, rows)
         })
     };
-    SHAPES.iter().map(case).chain([1, 20].map(bounds)).collect()
+    SHAPES.iter().map(case).chain([1, 10, 20].map(bounds)).collect()
 }
 
 /// One product of all experts, as stored and as numbers.

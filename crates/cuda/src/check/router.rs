@@ -2,7 +2,7 @@
 
 use super::{Case, Report, max_relative_error, random_bf16, random_f32, rms};
 use crate::ops::{
-    GroupRoutes, PADDING, Route, Router, group_routes, linear_scratch_bytes, route,
+    GroupRoutes, PADDING, Route, Router, group_routes, linear_scratch_bytes, route, route_tile_len,
     route_tiles_bytes, router,
 };
 use crate::{Device, Result};
@@ -12,18 +12,19 @@ const CHOICES: &[(usize, usize, usize)] =
     &[(1, 1, 1), (3, 8, 8), (5, 6, 2), (9, 32, 4), (6, 128, 4)];
 
 /// Routes and experts: one route, a part of a block's threads, several turns of them; all routes to one expert, and to
-/// the last.
+/// the last. Each length of tiles, full ones and others.
 const LISTS: &[(usize, usize, bool)] = &[
     (1, 1, false),
     (24, 32, false),
     (1000, 128, false),
-    (1100, 128, false),
+    (2100, 128, false),
     (700, 5, true),
     (20, 4, true),
+    (20, 5, true),
 ];
 
 /// Rows, width, experts and how many are chosen: one of each, the true widths, all rows that one launch takes, more, and
-/// more routes than one tile for an expert.
+/// more routes than one tile for an expert, of each length.
 const ROUTES: &[(usize, usize, usize, usize)] = &[
     (1, 32, 1, 1),
     (1, 2880, 128, 4),
@@ -31,6 +32,7 @@ const ROUTES: &[(usize, usize, usize, usize)] = &[
     (16, 64, 128, 8),
     (13, 96, 3, 2),
     (16, 32, 16, 8),
+    (9, 32, 5, 2),
     (17, 64, 32, 4),
 ];
 
@@ -134,8 +136,7 @@ fn choices(logits: &[f32], num_experts: usize, chosen: usize) -> (Vec<u32>, Vec<
 
 /// The routes by expert, and their tiles.
 fn lists(experts: &[u32], num_experts: usize) -> (Vec<u32>, Vec<[u32; 4]>) {
-    // Above eight routes an expert, tiles are those of the kernels for many.
-    let tile_len = if experts.len() > 8 * num_experts { 96 } else { 8 };
+    let tile_len = route_tile_len(experts.len(), num_experts);
     let (mut listed, mut tiles) = (Vec::new(), Vec::new());
     for expert in 0..num_experts as u32 {
         let routes = 0..experts.len() as u32;

@@ -120,6 +120,8 @@ pub(super) const ROUTED_TOGETHER: usize = 16;
 pub(super) struct ExpertKernels {
     pub(super) up: &'static str,
     pub(super) down: &'static str,
+    /// Routes an expert, on average, up to which it serves.
+    max_routes: usize,
     /// Routes and outputs that a block makes.
     pub(super) tile: [usize; 2],
     pub(super) threads: u32,
@@ -135,34 +137,46 @@ impl ExpertKernels {
     }
 }
 
-const EXPERTS_FEW: ExpertKernels = ExpertKernels {
-    up: "experts_up_few",
-    down: "experts_down_few",
+/// Four steps of 512 inputs of the weights; and the scales.
+const EXPERTS_FEW_8: ExpertKernels = ExpertKernels {
+    up: "experts_up_few_8",
+    down: "experts_down_few_8",
+    max_routes: 4,
     tile: [8, 32],
     threads: 128,
-    shared_bytes: 32 << 10,
+    shared_bytes: 4 * 32 * 256,
     shared_bytes_per_input: 1,
+};
+/// Three such steps.
+const EXPERTS_FEW_16: ExpertKernels = ExpertKernels {
+    up: "experts_up_few_16",
+    down: "experts_down_few_16",
+    max_routes: 16,
+    tile: [16, 64],
+    threads: 128,
+    shared_bytes: 3 * 64 * 256,
+    shared_bytes_per_input: 2,
 };
 /// Four steps of 128 inputs: those of the routes in bf16, and four blocks of each output; two steps of factors; and
 /// the scales.
 const EXPERTS_MANY: ExpertKernels = ExpertKernels {
     up: "experts_up_many",
     down: "experts_down_many",
+    max_routes: usize::MAX,
     tile: [96, 256],
     threads: 512,
     shared_bytes: 4 * (96 * 256 + 256 * 64) + 2 * 256 * 16,
     shared_bytes_per_input: 256 / 32,
 };
 
-/// The kernels of the experts for that many routes, spread over that many experts. Above eight routes an expert on
-/// average, the kernels for few would read most weights twice.
-pub(super) fn experts(num_routes: usize, num_experts: usize) -> ExpertKernels {
-    if num_routes <= num_experts * EXPERTS_FEW.tile[0] { EXPERTS_FEW } else { EXPERTS_MANY }
-}
+/// All pairs of kernels of the experts: the first that serves the routes is taken. On average an expert's routes fill half
+/// a tile at most of the smallest, so that few experts need a second one and their weights once more.
+pub(super) const EXPERTS: [ExpertKernels; 3] = [EXPERTS_FEW_8, EXPERTS_FEW_16, EXPERTS_MANY];
 
-/// All pairs of kernels of the experts.
-pub(super) fn all_experts() -> [ExpertKernels; 2] {
-    [EXPERTS_FEW, EXPERTS_MANY]
+/// The kernels of the experts for that many routes, spread over that many experts.
+pub(super) fn experts(num_routes: usize, num_experts: usize) -> ExpertKernels {
+    let average = num_routes.div_ceil(num_experts.max(1));
+    EXPERTS.into_iter().find(|kernels| average <= kernels.max_routes).unwrap_or(EXPERTS_MANY)
 }
 
 #[cfg(test)]

@@ -103,6 +103,11 @@ pub fn route_tiles_bytes(num_routes: usize, num_experts: usize) -> usize {
     choice::experts(num_routes, num_experts).num_tiles(num_routes, num_experts) * ROUTE_TILE
 }
 
+/// Routes of a tile at most.
+pub(crate) fn route_tile_len(num_routes: usize, num_experts: usize) -> usize {
+    choice::experts(num_routes, num_experts).tile[0]
+}
+
 /// Lists the routes by expert. A route to an expert that does not exist is in no list.
 pub(crate) fn group_routes(device: &Device, args: &GroupRoutes<'_>) -> Result<()> {
     group_routes_for(device, args, choice::experts(args.num_routes, args.num_experts))

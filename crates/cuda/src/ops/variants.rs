@@ -84,7 +84,7 @@ pub fn experts(device: &Device, rows: usize, sizes: ExpertSizes) -> Result<Vec<V
     let layer = ExpertLayer::new(device, rows, sizes)?;
     let num_routes = rows * sizes.chosen;
     let chosen = choice::experts(num_routes, sizes.num_experts).up;
-    let variants = choice::all_experts().into_iter().map(|kernels| {
+    let variants = choice::EXPERTS.into_iter().map(|kernels| {
         let num_tiles = kernels.num_tiles(num_routes, sizes.num_experts);
         let tiles = device.alloc(num_tiles * ROUTE_TILE)?;
         layer.group(device, kernels, &tiles)?;
