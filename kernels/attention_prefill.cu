@@ -43,15 +43,36 @@ KERNEL(attention_prefill, AttentionPrefillParams, kPrefillThreads, 2) {
     bf16* const stages = reinterpret_cast<bf16*>(bytes);
     const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const uint32_t group = p.num_heads / p.num_kv_heads;
-    pdl_wait();
-    // The last rows of a sequence see the most keys; they start first.
+    // What no kernel of this step writes is read before the one before this has ended. The last rows of a sequence see the
+    // most keys; they start first.
     const uint4 tile = p.tiles[gridDim.x - 1 - blockIdx.x];
     const uint32_t first_row = tile.x, num_rows = tile.y;
-    if (num_rows == 0 || num_rows > p.num_rows || first_row > p.num_rows - num_rows || tile.z > p.table_len) return;
-    const uint32_t first_position = p.positions[first_row];
-    const uint32_t first_head = blockIdx.y * group;
+    if (num_rows == 0 || num_rows > p.num_rows || first_row > p.num_rows - num_rows || tile.z > p.table_len) {
+        pdl_wait();
+        return;
+    }
+    const uint32_t first_position = p.positions[first_row], first_head = blockIdx.y * group;
+    const uint32_t end = first_position + num_rows;
+    const uint32_t begin = first_position >= p.window ? first_position - p.window + 1 : 0;
     const KvSource source = {p.keys,       p.values,       p.tables + tile.z, p.table_len - tile.z, tile.w,
                              p.num_blocks, p.num_kv_heads, blockIdx.y,        p.block_shift};
+    const int thread = static_cast<int>(threadIdx.x);
+    uint32_t ahead = begin, blocks[kTileKeys * 8 / kPrefillThreads];
+    const auto find = [&] { source.find<kTileKeys, kPrefillThreads>(blocks, ahead, end, thread); };
+    // Copies what was found last, and looks up what is copied next, so that no copy waits for the table.
+    const auto copy = [&](uint32_t stage) {
+        if (ahead < end) {
+            bf16* const to = stages + stage * 2 * kTileLen;
+            source.copy<kTileKeys, kPrefillThreads>(to, to + kTileLen, blocks, ahead, thread);
+            ahead += kTileKeys;
+            find();
+        }
+        cp_async_commit();
+    };
+    find();
+    pdl_wait();
+    copy(0);
+    copy(1);
     // Query m of the tile is of row m / group and head m % group.
     uint32_t rows[2], heads[2];
     bool is_query[2];
@@ -71,24 +92,6 @@ KERNEL(attention_prefill, AttentionPrefillParams, kPrefillThreads, 2) {
         const bf16* from = p.queries + (row * p.num_heads + heads[half]) * kHeadLen + at;
         return make_uint2(*reinterpret_cast<const uint32_t*>(from), *reinterpret_cast<const uint32_t*>(from + 32));
     });
-    const uint32_t end = first_position + num_rows;
-    const uint32_t begin = first_position >= p.window ? first_position - p.window + 1 : 0;
-    const int thread = static_cast<int>(threadIdx.x);
-    uint32_t ahead = begin, blocks[kTileKeys * 8 / kPrefillThreads];
-    const auto find = [&] { source.find<kTileKeys, kPrefillThreads>(blocks, ahead, end, thread); };
-    // Copies what was found last, and looks up what is copied next, so that no copy waits for the table.
-    const auto copy = [&](uint32_t stage) {
-        if (ahead < end) {
-            bf16* const to = stages + stage * 2 * kTileLen;
-            source.copy<kTileKeys, kPrefillThreads>(to, to + kTileLen, blocks, ahead, thread);
-            ahead += kTileKeys;
-            find();
-        }
-        cp_async_commit();
-    };
-    find();
-    copy(0);
-    copy(1);
     const uint64_t first_tile = wgmma_tile(stages);
     uint32_t stage = 0, shares[4][4] = {};
     for (uint32_t start = begin; start < end; start += kTileKeys, stage = (stage + 1) % kPrefillStages) {
