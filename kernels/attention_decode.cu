@@ -80,8 +80,9 @@ KERNEL(attention_decode, AttentionDecodeParams, kDecodeThreads, 4) {
     const uint4 row = p.rows[blockIdx.z];
     const uint32_t own = row.y;
     const bool is_row = row.x < p.num_rows && own < p.context_len && row.z <= p.table_len;
-    const KvSource source = {p.keys,      p.values,     p.tables + row.z, p.table_len - row.z, row.w,
-                             p.block_len, p.num_blocks, p.num_kv_heads,   kv_head};
+    const uint32_t block_shift = static_cast<uint32_t>(__ffs(static_cast<int>(p.block_len))) - 1;
+    const KvSource source = {p.keys,       p.values,       p.tables + row.z, p.table_len - row.z, row.w,
+                             p.num_blocks, p.num_kv_heads, kv_head,          block_shift};
     // Whole turns of all warps for a split, so that no two splits share a turn.
     const uint32_t seen_from = own >= p.window ? own - p.window + 1 : 0, turn_len = kDecodeWarps * kDecodeKeys;
     const uint32_t num_turns = (own + 1 - seen_from + turn_len - 1) / turn_len;
@@ -98,7 +99,9 @@ KERNEL(attention_decode, AttentionDecodeParams, kDecodeThreads, 4) {
         const uint32_t start = my_begin + turn * turn_len;
         if (start < end) {
             // The own key may not be in the cache yet; zeros hold its place.
-            source.copy<kDecodeKeys, 32>(stage(turn, 0), stage(turn, 1), start, end < own ? end : own, static_cast<int>(lane));
+            uint32_t blocks[kDecodeKeys / 4];
+            source.find<kDecodeKeys, 32>(blocks, start, end < own ? end : own, static_cast<int>(lane));
+            source.copy<kDecodeKeys, 32>(stage(turn, 0), stage(turn, 1), blocks, start, static_cast<int>(lane));
         }
         cp_async_commit();
     };
@@ -121,10 +124,10 @@ KERNEL(attention_decode, AttentionDecodeParams, kDecodeThreads, 4) {
     if (is_owner && lane < 8) {
         const uint32_t head = p.num_heads + is_own_value * p.num_kv_heads + kv_head;
         own_half = head_part(qkv + head * kHeadLen, own_part * 8, rotations, is_own_value == 0);
-        const uint32_t index = own / p.block_len - row.w;
+        const uint32_t index = (own >> block_shift) - row.w;
         const uint32_t block = index < p.table_len - row.z ? p.tables[row.z + index] : p.num_blocks;
         if (!p.is_cached && block < p.num_blocks) {
-            const size_t at = (static_cast<size_t>(block) * p.num_kv_heads + kv_head) * p.block_len + own % p.block_len;
+            const size_t at = (static_cast<size_t>(block) * p.num_kv_heads + kv_head) * p.block_len + (own & (p.block_len - 1));
             bf16* to = (is_own_value ? p.values : p.keys) + at * kHeadLen + own_part * 8;
             st_v4(to, own_half.low);
             st_v4(to + 32, own_half.high);
@@ -154,7 +157,8 @@ KERNEL(attention_decode, AttentionDecodeParams, kDecodeThreads, 4) {
             }
             __syncwarp();
         }
-        attention.attend<kDecodeKeys>(stage(turn, 0), stage(turn, 1), [&](int, int key) {
+        const bool is_all = end - start >= kDecodeKeys;
+        attention.attend<kDecodeKeys>(stage(turn, 0), stage(turn, 1), is_all, [&](int, int key) {
             return start + static_cast<uint32_t>(key) < end;
         });
         __syncwarp();
@@ -168,7 +172,7 @@ KERNEL(attention_decode, AttentionDecodeParams, kDecodeThreads, 4) {
     for (uint32_t half = 0; half < 2; half++) {
         const uint32_t head = half * 8 + lane / 4;
         if (head >= group) continue;
-        if (lane % 4 == 0) warp_stats[warp][head] = make_float2(attention.max[half], attention.total[half]);
+        if (lane % 4 == 0) warp_stats[warp][head] = make_float2(attention.max[half] * 0.125f, attention.total[half]);
 #pragma unroll
         for (uint32_t n = 0; n < 8; n++) {
             float2* to = reinterpret_cast<float2*>(sums + (warp * 16 + head) * kSumsStride + n * 8 + lane % 4 * 2);

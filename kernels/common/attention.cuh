@@ -2,7 +2,7 @@
 // taken on the way. Heads have 64 elements.
 //
 // A row of 64 bf16 is 128 bytes, eight chunks of 16. Chunk c of row r lies at place c ^ r % 8, so that the eight rows
-// that ldmatrix reads together lie in different banks.
+// that ldmatrix reads together lie in different banks. Wgmma takes the same order.
 #pragma once
 
 #include "ptx.cuh"
@@ -16,35 +16,45 @@ struct KvSource {
     const bf16* keys;
     const bf16* values;
     const uint32_t* table; // its first entry is of block `first_block` of positions
-    uint32_t table_len, first_block, block_len, num_blocks, num_kv_heads, kv_head;
+    uint32_t table_len, first_block, num_blocks, num_kv_heads, kv_head;
+    uint32_t block_shift; // a block has 1 << block_shift positions
 
-    // Begins to copy positions `start` .. `start + kKeys`, as far as they are below `end`; the rest are zeros, and so
-    // is a position whose block does not exist. The `kThreads` threads that share the work are numbered by `thread`.
+    // The blocks of positions `start` .. `start + kKeys`, as far as they are below `end`; num_blocks or more for those that
+    // do not exist. The `kThreads` threads that share the work are numbered by `thread`, and each looks up its own.
     template <int kKeys, int kThreads>
-    __device__ __forceinline__ void copy(bf16* keys_to, bf16* values_to, uint32_t start, uint32_t end, int thread) const {
-        constexpr int kCopies = kKeys * 8 / kThreads;
-        // All entries of the table first: a wait for one of them is a wait for all.
-        size_t places[kCopies];
-        bool are_valid[kCopies];
+    __device__ __forceinline__ void find(uint32_t (&blocks)[kKeys * 8 / kThreads], uint32_t start, uint32_t end, int thread) const {
 #pragma unroll
-        for (int i = 0; i < kCopies; i++) {
-            const uint32_t position = start + static_cast<uint32_t>((thread + i * kThreads) / 8);
-            const uint32_t index = position / block_len - first_block;
-            const size_t block = position < end && index < table_len ? table[index] : num_blocks;
-            are_valid[i] = block < num_blocks;
-            places[i] = ((block * num_kv_heads + kv_head) * block_len + position % block_len) * kHeadLen;
+        for (int i = 0; i < kKeys * 8 / kThreads; i++) {
+            const uint32_t position = start + static_cast<uint32_t>(thread / 8 + i * (kThreads / 8));
+            const uint32_t index = (position >> block_shift) - first_block;
+            blocks[i] = position < end && index < table_len ? table[index] : num_blocks;
         }
+    }
+
+    // Begins to copy the positions whose blocks were found; where there is none, zeros.
+    template <int kKeys, int kThreads>
+    __device__ __forceinline__ void copy(bf16* keys_to, bf16* values_to, const uint32_t (&blocks)[kKeys * 8 / kThreads],
+                                         uint32_t start, int thread) const {
+        const int chunk = thread % 8;
+        const uint4* const keys_from = reinterpret_cast<const uint4*>(keys) + chunk;
+        const uint4* const values_from = reinterpret_cast<const uint4*>(values) + chunk;
 #pragma unroll
-        for (int i = 0; i < kCopies; i++) {
-            const int row = (thread + i * kThreads) / 8, chunk = thread % 8;
-            const size_t at = are_valid[i] ? places[i] + static_cast<size_t>(chunk) * 8 : 0;
-            cp_async_16(keys_to + kv_chunk(row, chunk), keys + at, are_valid[i]);
-            cp_async_16(values_to + kv_chunk(row, chunk), values + at, are_valid[i]);
+        for (int i = 0; i < kKeys * 8 / kThreads; i++) {
+            const int row = thread / 8 + i * (kThreads / 8);
+            const uint32_t offset = (start + static_cast<uint32_t>(row)) & ((1u << block_shift) - 1);
+            const bool is_valid = blocks[i] < num_blocks;
+            const size_t at = is_valid ? ((blocks[i] * num_kv_heads + kv_head) << block_shift) + offset : 0;
+            cp_async_16(keys_to + kv_chunk(row, chunk), keys_from + at * 8, is_valid);
+            cp_async_16(values_to + kv_chunk(row, chunk), values_from + at * 8, is_valid);
         }
     }
 };
 
-// A lane holds two queries: lane / 4 and that + 8. Its sums are of elements 8 * n + 2 * (lane % 4) and the next.
+// What a score is multiplied with in the exponent of 2: 1 / sqrt(64), and log2 of e.
+constexpr float kExponent = 0.125f * 1.44269504f;
+
+// A lane holds two queries: lane / 4 and that + 8. Its sums are of elements 8 * n + 2 * (lane % 4) and the next. Scores are
+// products of query and key, not divided by 8, and so is their greatest, `max`.
 struct Attention {
     uint32_t queries[4][4];
     float sums[8][4];
@@ -75,9 +85,69 @@ struct Attention {
         }
     }
 
-    // Keys and values [kKeys][64]. `is_visible(half, key)` says which key of them a query sees.
+    // Hides keys: `is_visible(half, key)` says which of them a query sees.
     template <int kKeys, typename Visible>
-    __device__ __forceinline__ void attend(const bf16* keys, const bf16* values, Visible is_visible) {
+    static __device__ __forceinline__ void hide(float (&scores)[kKeys / 8][4], Visible is_visible) {
+        const int first = static_cast<int>(threadIdx.x % 4 * 2);
+#pragma unroll
+        for (int n = 0; n < kKeys / 8; n++) {
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                if (!is_visible(i / 2, n * 8 + first + i % 2)) scores[n][i] = -INFINITY;
+            }
+        }
+    }
+
+    // Makes shares of scores, and what is summed already to shares of the same greatest score.
+    template <int kKeys>
+    __device__ __forceinline__ void weigh(float (&scores)[kKeys / 8][4]) {
+        float old_share[2];
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            float greatest = max[half];
+#pragma unroll
+            for (int n = 0; n < kKeys / 8; n++) {
+                greatest = fmaxf(greatest, fmaxf(scores[n][half * 2], scores[n][half * 2 + 1]));
+            }
+            greatest = fmaxf(greatest, __shfl_xor_sync(0xffffffffu, greatest, 1));
+            greatest = fmaxf(greatest, __shfl_xor_sync(0xffffffffu, greatest, 2));
+            // Nothing seen yet: there is no greatest score to subtract.
+            const float from = greatest == -INFINITY ? 0.0f : greatest * kExponent;
+            old_share[half] = exp2_approx(max[half] * kExponent - from);
+            max[half] = greatest;
+            float total_here = 0.0f;
+#pragma unroll
+            for (int n = 0; n < kKeys / 8; n++) {
+#pragma unroll
+                for (int i = 0; i < 2; i++) {
+                    float& score = scores[n][half * 2 + i];
+                    score = exp2_approx(score * kExponent - from);
+                    total_here += score;
+                }
+            }
+            total[half] = total[half] * old_share[half] + total_here;
+        }
+        // Further on in a long context the greatest score seldom changes.
+        if (!__any_sync(0xffffffffu, old_share[0] != 1.0f || old_share[1] != 1.0f)) return;
+#pragma unroll
+        for (int n = 0; n < 8; n++) {
+#pragma unroll
+            for (int i = 0; i < 4; i++) sums[n][i] *= old_share[i / 2];
+        }
+    }
+
+    // The shares of sixteen keys as the left operand of a product with their values.
+    static __device__ __forceinline__ void pack(uint32_t (&shares)[4], const float (&left)[4], const float (&right)[4]) {
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            shares[half] = pack_bf16x2(left[half * 2], left[half * 2 + 1]);
+            shares[half + 2] = pack_bf16x2(right[half * 2], right[half * 2 + 1]);
+        }
+    }
+
+    // Keys and values [kKeys][64]. Unless `is_all`, which is the same in all lanes, `is_visible` says what is seen.
+    template <int kKeys, typename Visible>
+    __device__ __forceinline__ void attend(const bf16* keys, const bf16* values, bool is_all, Visible is_visible) {
         const int lane = static_cast<int>(threadIdx.x % 32);
         float scores[kKeys / 8][4];
 #pragma unroll
@@ -93,48 +163,12 @@ struct Attention {
                 mma_bf16_16816(scores[n + 1], queries[k], right);
             }
         }
-        float old_share[2];
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            float greatest = max[half];
-#pragma unroll
-            for (int n = 0; n < kKeys / 8; n++) {
-#pragma unroll
-                for (int i = 0; i < 2; i++) {
-                    float& score = scores[n][half * 2 + i];
-                    score = is_visible(half, n * 8 + lane % 4 * 2 + i) ? score * 0.125f : -INFINITY;
-                    greatest = fmaxf(greatest, score);
-                }
-            }
-            greatest = fmaxf(greatest, __shfl_xor_sync(0xffffffffu, greatest, 1));
-            greatest = fmaxf(greatest, __shfl_xor_sync(0xffffffffu, greatest, 2));
-            // Nothing seen yet: there is no greatest score to subtract.
-            const float from = greatest == -INFINITY ? 0.0f : greatest;
-            old_share[half] = __expf(max[half] - from);
-            max[half] = greatest;
-            float total_here = 0.0f;
-#pragma unroll
-            for (int n = 0; n < kKeys / 8; n++) {
-#pragma unroll
-                for (int i = 0; i < 2; i++) {
-                    float& score = scores[n][half * 2 + i];
-                    score = __expf(score - from);
-                    total_here += score;
-                }
-            }
-            total[half] = total[half] * old_share[half] + total_here;
-        }
-#pragma unroll
-        for (int n = 0; n < 8; n++) {
-#pragma unroll
-            for (int i = 0; i < 4; i++) sums[n][i] *= old_share[i / 2];
-        }
+        if (!is_all) hide<kKeys>(scores, is_visible);
+        weigh<kKeys>(scores);
 #pragma unroll
         for (int k = 0; k < kKeys / 16; k++) {
-            const float(&left)[4] = scores[2 * k];
-            const float(&right)[4] = scores[2 * k + 1];
-            const uint32_t shares[4] = {pack_bf16x2(left[0], left[1]), pack_bf16x2(left[2], left[3]),
-                                        pack_bf16x2(right[0], right[1]), pack_bf16x2(right[2], right[3])};
+            uint32_t shares[4];
+            pack(shares, scores[2 * k], scores[2 * k + 1]);
 #pragma unroll
             for (int n = 0; n < 8; n += 2) {
                 uint32_t parts[4];

@@ -67,6 +67,17 @@ __device__ __forceinline__ uint32_t mul_bf16x2(uint32_t a, uint32_t b) {
 #endif
 }
 
+// 2 to the power x, to about two units in the last place. What is smaller than a normal number is 0.
+__device__ __forceinline__ float exp2_approx(float x) {
+#ifdef __CUDACC__
+    float power;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
+    return power;
+#else
+    return std::exp2(x);
+#endif
+}
+
 // ---- global memory -------------------------------------------------------------------------------------------------
 
 // 16 bytes that no kernel writes while this one runs, and that are read once: weights. `from` is 16-byte aligned.

@@ -89,7 +89,12 @@ __device__ __forceinline__ uint64_t wgmma_tile(const void* tile) {
 template <int kN>
 __device__ __forceinline__ void wgmma_bf16(float (&d)[kN / 2], const uint32_t (&a)[4], uint64_t b SITE_HERE);
 
-// The same with a in shared memory, 64 rows of a tile.
+// d[64 x 64] += a[64 x 16] b[16 x 64]: `b` is wgmma_tile of 16 rows, which are what is summed over; the next 16 rows are at
+// + kWgmmaRows.
+constexpr uint64_t kWgmmaRows = 16 * 128 / 16;
+__device__ __forceinline__ void wgmma_bf16_rows(float (&d)[32], const uint32_t (&a)[4], uint64_t b SITE_HERE);
+
+// The same as the first with a in shared memory, 64 rows of a tile.
 template <int kN>
 __device__ __forceinline__ void wgmma_bf16(float (&d)[kN / 2], uint64_t a, uint64_t b SITE_HERE);
 
@@ -138,6 +143,13 @@ __device__ __forceinline__ void wgmma_bf16(float (&d)[kN / 2], uint64_t a, uint6
                      : "l"(a), "l"(b));                                                                                 \
     }
 
+__device__ __forceinline__ void wgmma_bf16_rows(float (&d)[32], const uint32_t (&a)[4], uint64_t b) {
+    asm volatile("{.reg .pred adds; setp.eq.u32 adds, 0, 0; wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
+                 "{" WGMMA_TEXT_32 "}, {%32,%33,%34,%35}, %36, adds, 1, 1, 1;}"
+                 : WGMMA_NUM_32
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+
 WGMMA(16, 8, 8, 9, 10, 11, 12)
 WGMMA(32, 16, 16, 17, 18, 19, 20)
 WGMMA(48, 24, 24, 25, 26, 27, 28)
@@ -151,12 +163,16 @@ WGMMA(256, 128, 128, 129, 130, 131, 132)
 
 template <int kN>
 void wgmma_bf16(float (&d)[kN / 2], const uint32_t (&a)[4], uint64_t b, host::Site site) {
-    host::wgmma_bf16(d, kN, a, 0, b, site);
+    host::wgmma_bf16(d, kN, a, 0, b, false, site);
+}
+
+inline void wgmma_bf16_rows(float (&d)[32], const uint32_t (&a)[4], uint64_t b, host::Site site) {
+    host::wgmma_bf16(d, 64, a, 0, b, true, site);
 }
 
 template <int kN>
 void wgmma_bf16(float (&d)[kN / 2], uint64_t a, uint64_t b, host::Site site) {
-    host::wgmma_bf16(d, kN, nullptr, a, b, site);
+    host::wgmma_bf16(d, kN, nullptr, a, b, false, site);
 }
 
 #endif

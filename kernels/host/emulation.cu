@@ -33,10 +33,11 @@ KERNEL(emulation_matmul, MatmulParams, 32) {
 struct WgmmaParams {
     const bf16* a; // [64, 64]
     const bf16* b; // [96, 64]
-    float* out;    // [3, 64, 96]
+    float* out;    // [3, 64, 96], then [64, 64]
 };
 
-// a b^T by one warpgroup, three times: with a in shared memory, with a in registers, and looked at too early.
+// a b^T by one warpgroup, three times: with a in shared memory, with a in registers, and looked at too early; then a times
+// the first 64 rows of b.
 KERNEL(emulation_wgmma, WgmmaParams, 128) {
     SHARED_DYNAMIC(bytes);
     bf16* a = reinterpret_cast<bf16*>(bytes);
@@ -49,13 +50,14 @@ KERNEL(emulation_wgmma, WgmmaParams, 128) {
     fence_async_proxy();
     __syncthreads();
     const uint64_t a_tile = wgmma_tile(a), b_tile = wgmma_tile(b);
-    float shared_sums[48] = {}, register_sums[48] = {}, early_sums[48] = {};
+    float shared_sums[48] = {}, register_sums[48] = {}, early_sums[48] = {}, row_sums[32] = {};
     wgmma_fence();
     for (int k = 0; k < 4; k++) {
         uint32_t parts[4];
         ldmatrix_x4(parts, a + wgmma_chunk(warp * 16 + lane % 16, k * 2 + lane / 16));
         wgmma_bf16<96>(shared_sums, a_tile + k * 2, b_tile + k * 2);
         wgmma_bf16<96>(register_sums, parts, b_tile + k * 2);
+        wgmma_bf16_rows(row_sums, parts, b_tile + k * kWgmmaRows);
     }
     wgmma_commit();
     wgmma_fence();
@@ -71,6 +73,11 @@ KERNEL(emulation_wgmma, WgmmaParams, 128) {
         p.out[2 * 64 * 96 + at] = early_sums[i];
     }
     wgmma_wait<0>();
+    wgmma_arrived(row_sums);
+    for (int i = 0; i < 32; i++) {
+        const int row = warp * 16 + lane / 4 + i / 2 % 2 * 8, column = i / 4 * 8 + lane % 4 * 2 + i % 2;
+        p.out[3 * 64 * 96 + row * 64 + column] = row_sums[i];
+    }
 }
 
 struct WarpParams {

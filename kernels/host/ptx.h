@@ -14,9 +14,11 @@ void async_copy(void* to, const void* from, unsigned num_bytes, unsigned num_rea
 void async_commit();
 void async_wait(unsigned num_open);
 
-// What common/wgmma.cuh says. `a` is this thread's registers, or null for the tile `a_tile`.
+// What common/wgmma.cuh says. `a` is this thread's registers, or null for the tile `a_tile`. `sums_rows`: the rows of
+// `b_tile` are what is summed over.
 void wgmma_fence(Site site);
-void wgmma_bf16(float* d, unsigned num_columns, const unsigned* a, uint64_t a_tile, uint64_t b_tile, Site site);
+void wgmma_bf16(float* d, unsigned num_columns, const unsigned* a, uint64_t a_tile, uint64_t b_tile, bool sums_rows,
+                Site site);
 void wgmma_commit(Site site);
 void wgmma_wait(unsigned num_open, Site site);
 void fence_async_proxy();

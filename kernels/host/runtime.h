@@ -51,6 +51,7 @@ struct Product {
     unsigned a[32][4];
     uint64_t a_tile, b_tile;
     unsigned num_columns, group;
+    bool sums_rows;
 };
 
 enum class State { New, Ready, AtBarrier, InWarp, Done };

@@ -83,12 +83,14 @@ struct WgmmaLane {
     unsigned num_columns;
     const unsigned* a;
     uint64_t a_tile, b_tile;
+    bool sums_rows;
 };
 
 void begin_product(void* const* lanes) {
     Warp& warp = my_warp();
     const WgmmaLane& one = *static_cast<const WgmmaLane*>(lanes[0]);
-    Product product = {{}, {}, one.a != nullptr, {}, one.a_tile, one.b_tile, one.num_columns, warp.num_groups};
+    Product product = {{}, {}, one.a != nullptr, {}, one.a_tile, one.b_tile, one.num_columns, warp.num_groups,
+                       one.sums_rows};
     for (unsigned i = 0; i < 32; i++) {
         const WgmmaLane& lane = *static_cast<const WgmmaLane*>(lanes[i]);
         if (lane.a_tile != one.a_tile || lane.b_tile != one.b_tile) {
@@ -99,7 +101,12 @@ void begin_product(void* const* lanes) {
     }
     if (!warp.is_fenced) fault(FaultKind::Barrier, "multiplies with no wgmma_fence before");
     if (!product.has_registers) check_tile(product.a_tile, first_row(), 16);
-    check_tile(product.b_tile, 0, product.num_columns);
+    if (product.sums_rows) {
+        if (product.b_tile % 64 != 0) fault(FaultKind::Misaligned, "sums over rows of a tile that begin in one of them");
+        for (unsigned i = 0; i < product.num_columns / 16; i++) check_tile(product.b_tile + 2 * i, 0, 16);
+    } else {
+        check_tile(product.b_tile, 0, product.num_columns);
+    }
     if (earlier(warp, product.sums[0], warp.products.size()) == nullptr) hold(product);
     warp.products.push_back(std::move(product));
 }
@@ -121,9 +128,20 @@ void multiply(const Product& product) {
             for (unsigned k = 0; k < 16; k++) a[k][row] = values[k];
         }
     }
+    std::vector<float> by_rows(product.sums_rows ? product.num_columns * 16 : 0);
+    for (unsigned i = 0; i < by_rows.size() / 16; i++) {
+        const unsigned k = i % 16, first = i / 16 * 16;
+        float row[16];
+        read_row(product.b_tile + first / 8, k, row);
+        for (unsigned j = 0; j < 16; j++) by_rows[(first + j) * 16 + k] = row[j];
+    }
     for (unsigned column = 0; column < product.num_columns; column++) {
         float b[16];
-        read_row(product.b_tile, column, b);
+        if (product.sums_rows) {
+            std::memcpy(b, &by_rows[column * 16], sizeof(b));
+        } else {
+            read_row(product.b_tile, column, b);
+        }
         float sums[16] = {};
         for (unsigned k = 0; k < 16; k++) {
             for (unsigned row = 0; row < 16; row++) sums[row] += a[k][row] * b[k];
@@ -170,9 +188,10 @@ void end_group(void* const*) {
 
 void wgmma_fence(Site site) { warp_join(0xffffffffu, nullptr, begin_group, site); }
 
-void wgmma_bf16(float* d, unsigned num_columns, const unsigned* a, uint64_t a_tile, uint64_t b_tile, Site site) {
+void wgmma_bf16(float* d, unsigned num_columns, const unsigned* a, uint64_t a_tile, uint64_t b_tile, bool sums_rows,
+                Site site) {
     my_warp();
-    WgmmaLane lane = {d, num_columns, a, a_tile, b_tile};
+    WgmmaLane lane = {d, num_columns, a, a_tile, b_tile, sums_rows};
     warp_join(0xffffffffu, &lane, begin_product, site);
 }
 

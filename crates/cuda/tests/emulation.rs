@@ -50,19 +50,25 @@ fn warpgroups_multiply_tiles_of_shared_memory() {
     let b: Vec<bf16> = (0..96 * 64).map(|i| bf16::from_f32((i * 5 % 23) as f32 - 11.0)).collect();
     let device = Device::host().unwrap();
     let (a_buffer, b_buffer) = (device.alloc_from(&a).unwrap(), device.alloc_from(&b).unwrap());
-    let out = device.alloc(3 * 64 * 96 * 4).unwrap();
+    let out = device.alloc((3 * 96 + 64) * 64 * 4).unwrap();
     let params = Params { a: a_buffer.ptr(), b: b_buffer.ptr(), out: out.ptr() };
     let grid = Grid { grid: [1, 1, 1], block: [128, 1, 1], shared_bytes: (64 + 96) * 128 };
     // SAFETY: the buffers are as long as emulation.cu says, and every access is checked.
     unsafe { device.launch("emulation_wgmma", &grid, &params) }.unwrap();
     let out = device.read::<f32>(out.whole()).unwrap();
     let (shared, rest) = out.split_at(64 * 96);
-    let (registers, early) = rest.split_at(64 * 96);
+    let (registers, rest) = rest.split_at(64 * 96);
+    let (early, by_rows) = rest.split_at(64 * 96);
     for i in 0..64 * 96 {
         let (row, column) = (i / 96, i % 96);
         let products = (0..64).map(|k| a[row * 64 + k].to_f32() * b[column * 64 + k].to_f32());
         let sum = products.sum::<f32>();
         assert_eq!((shared[i], registers[i]), (sum, sum), "row {row}, column {column}");
+    }
+    for (i, actual) in by_rows.iter().enumerate() {
+        let (row, column) = (i / 64, i % 64);
+        let products = (0..64).map(|k| a[row * 64 + k].to_f32() * b[k * 64 + column].to_f32());
+        assert_eq!(*actual, products.sum::<f32>(), "row {row}, column {column}");
     }
     assert!(early.iter().all(|sum| sum.is_nan()), "sums were read that no wait had completed");
 }

@@ -8,7 +8,10 @@ use crate::{BufferSlice, Device, DevicePtr, Grid, Result};
 /// Query heads of one key head that the decode kernel can take.
 const MAX_GROUP: usize = 16;
 /// Queries of a prefill tile: rows times query heads of a key head.
-const TILE_QUERIES: usize = 64;
+const TILE_QUERIES: usize = 128;
+
+/// Shared memory of the prefill kernel: four tiles of 64 keys and values.
+const PREFILL_SHARED_BYTES: u32 = 4 * 2 * 64 * (HEAD_LEN * BF16) as u32;
 
 /// Shared memory of the decode kernel: three turns of 16 keys and values for each of its four warps.
 const DECODE_SHARED_BYTES: u32 = 4 * 3 * 2 * 16 * (HEAD_LEN * BF16) as u32;
@@ -131,7 +134,7 @@ struct PrefillParams {
     out: DevicePtr,
     num_heads: u32,
     num_kv_heads: u32,
-    block_len: u32,
+    block_shift: u32,
     num_blocks: u32,
     num_rows: u32,
     table_len: u32,
@@ -188,7 +191,7 @@ pub fn attention_prefill(device: &Device, args: &AttentionPrefill<'_>) -> Result
         out: check.tensor("out", args.out, &[rows, shape.query_len()], BF16)?,
         num_heads: check.count("num_heads", shape.num_heads)?,
         num_kv_heads: check.count("num_kv_heads", shape.num_kv_heads)?,
-        block_len: check.count("block_len", shape.block_len)?,
+        block_shift: shape.block_len.trailing_zeros(),
         num_blocks: check.count("num_blocks", shape.num_blocks)?,
         num_rows: check.count("rows", rows)?,
         table_len: check.count("tables", args.tables.len() / size_of::<u32>())?,
@@ -197,8 +200,8 @@ pub fn attention_prefill(device: &Device, args: &AttentionPrefill<'_>) -> Result
     };
     let grid = Grid {
         grid: [check.count("num_tiles", args.num_tiles)?, params.num_kv_heads, 1],
-        block: [128, 1, 1],
-        shared_bytes: 0,
+        block: [256, 1, 1],
+        shared_bytes: PREFILL_SHARED_BYTES,
     };
     // SAFETY: every tensor has the length that the counts say, and the kernel checks what tiles and tables say.
     unsafe { device.launch("attention_prefill", &grid, &params) }
@@ -246,7 +249,7 @@ pub fn attention_decode(device: &Device, args: &AttentionDecode<'_>) -> Result<(
     unsafe { device.launch("attention_decode", &grid, &params) }
 }
 
-/// Whether the query heads of a key head are whole, and no more than a kernel takes.
+/// Whether the query heads of a key head are whole and no more than a kernel takes, and blocks as it divides by them.
 fn check_heads(check: &Arguments<'_>, shape: &KvShape, max_group: usize) -> Result<()> {
     if shape.num_kv_heads == 0
         || !shape.num_heads.is_multiple_of(shape.num_kv_heads)
@@ -254,6 +257,9 @@ fn check_heads(check: &Arguments<'_>, shape: &KvShape, max_group: usize) -> Resu
     {
         let problem = format!("are {} for {} key heads", shape.num_heads, shape.num_kv_heads);
         return check.refuse("num_heads", problem);
+    }
+    if !shape.block_len.is_power_of_two() {
+        return check.refuse("block_len", format!("is {}, no power of two", shape.block_len));
     }
     Ok(())
 }
