@@ -46,13 +46,14 @@ KERNEL(linear_few, LinearFewParams, kFewWarps * 32) {
     // Weights are written by no kernel, so they may be read before the one before this has ended.
     for (uint32_t i = 0; i < kFewStages - 1; i++) load(warp + i * kFewWarps);
     pdl_wait();
-    // Of x one step ahead: it comes from a cache, at the price of a few hundred cycles.
+    // Of x two steps ahead: it comes from a cache, at the price of several hundred cycles.
     const bf16* x = p.x + static_cast<size_t>(group) * p.k + place * 8;
     const auto load_x = [&](uint32_t step) { return group < p.rows && step < num_steps ? ld_v4(x + step * 32) : zero; };
-    uint4 next = load_x(warp);
+    uint4 next = load_x(warp), after_next = load_x(warp + kFewWarps);
     for (uint32_t step = warp; step < num_steps; step += kFewWarps) {
         const uint32_t right[2][2] = {{next.x, next.y}, {next.z, next.w}};
-        next = load_x(step + kFewWarps);
+        next = after_next;
+        after_next = load_x(step + 2 * kFewWarps);
         load(step + (kFewStages - 1) * kFewWarps);
         cp_async_wait<kFewStages - 1>();
         const uint4 l = ld_v4(&ahead[step / kFewWarps % kFewStages][0][threadIdx.x]);

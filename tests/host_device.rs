@@ -98,7 +98,7 @@ fn gpu_checks_and_measures_the_host_device_and_writes_a_report() {
 fn kernels_are_measured_side_by_side() {
     let dir = empty_dir();
     let args =
-        ["bench", "kernels", "--device", "host", "--model", "nano", "--rows", "1,40", "--out"];
+        ["bench", "kernels", "--device", "host", "--model", "nano", "--rows", "1,100", "--out"];
     let output = run(&dir, &[&args[..], &["out.json"]].concat());
     assert!(output.status.success(), "{}{}", stdout(&output), stderr(&output));
     let report = std::fs::read(dir.path().join("out.json")).unwrap();
