@@ -65,7 +65,7 @@ pub struct KvShape {
     pub num_heads: usize,
     /// Key and value heads.
     pub num_kv_heads: usize,
-    /// Positions in a block.
+    /// Positions in a block: a power of two.
     pub block_len: usize,
     /// Blocks in the cache.
     pub num_blocks: usize,
