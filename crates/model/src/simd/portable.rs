@@ -1,7 +1,8 @@
 //! [`Lanes`] in plain Rust, for every other processor, and what the other two are tested against.
 
-use super::{BF16_VECTORS, LANES_PER_BLOCK, Lanes, MAX_LANES, MXFP4_VECTORS};
-use crate::mxfp4::{SCALES, VALUES};
+use super::mxfp4::block_of_lane;
+use super::{BF16_VECTORS, Lanes, MAX_LANES};
+use crate::mxfp4::{DOUBLED, SCALES};
 
 /// As many lanes as the widest registers have.
 const LANES: usize = MAX_LANES;
@@ -58,22 +59,77 @@ impl Lanes for Wide {
     }
 
     #[inline(always)]
-    fn mxfp4(words: [u32; LANES]) -> [Self; MXFP4_VECTORS] {
-        std::array::from_fn(|vector| {
-            Self(words.map(|word| VALUES[(word >> (4 * vector) & 15) as usize]))
+    fn mxfp4(words: [u32; LANES]) -> [[u32; LANES]; 2] {
+        let doubled = |shift: u32| {
+            words.map(|word| {
+                let bytes = (word >> shift).to_le_bytes();
+                u32::from_le_bytes(bytes.map(|byte| DOUBLED[usize::from(byte & 15)]))
+            })
+        };
+        [doubled(0), doubled(4)]
+    }
+
+    #[inline(always)]
+    fn powers(from: &[u8]) -> Self {
+        Self(std::array::from_fn(|lane| {
+            from.get(block_of_lane(lane, LANES)).map_or(0.0, |scale| SCALES[usize::from(*scale)])
+        }))
+    }
+
+    #[inline(always)]
+    fn no_words() -> [u32; LANES] {
+        [0; LANES]
+    }
+
+    #[inline(always)]
+    fn load_words(from: &[f32; LANES]) -> [u32; LANES] {
+        bytemuck::cast(*from)
+    }
+
+    #[inline(always)]
+    fn store_words(words: [u32; LANES], to: &mut [f32; LANES]) {
+        *to = bytemuck::cast(words);
+    }
+
+    #[inline(always)]
+    fn dot<const FACTOR: i16>(weights: [[u32; LANES]; 2], x: [[u32; LANES]; 2]) -> [u32; LANES] {
+        let sum = |weights: u32, x: u32| -> i32 {
+            let pairs = weights.to_le_bytes().into_iter().zip(x.to_le_bytes());
+            pairs.map(|(weight, x)| i32::from(weight) * i32::from(x as i8)).sum()
+        };
+        std::array::from_fn(|lane| {
+            let sum = sum(weights[0][lane], x[0][lane]) + sum(weights[1][lane], x[1][lane]);
+            (sum * i32::from(FACTOR)) as u32
         })
     }
 
     #[inline(always)]
-    fn mxfp4_place(vector: usize, lane: usize) -> usize {
-        MXFP4_VECTORS * lane + vector
+    fn settled(words: [u32; LANES]) -> [u32; LANES] {
+        words
     }
 
     #[inline(always)]
-    fn scales(from: &[u8]) -> Self {
-        Self(std::array::from_fn(|lane| {
-            from.get(lane / LANES_PER_BLOCK).map_or(0.0, |scale| SCALES[usize::from(*scale)])
-        }))
+    fn plus(words: [u32; LANES], others: [u32; LANES]) -> [u32; LANES] {
+        std::array::from_fn(|lane| words[lane].wrapping_add(others[lane]))
+    }
+
+    #[inline(always)]
+    fn times_256(words: [u32; LANES]) -> [u32; LANES] {
+        words.map(|word| word << 8)
+    }
+
+    #[inline(always)]
+    fn pair_sums(first: [u32; LANES], second: [u32; LANES]) -> [u32; LANES] {
+        std::array::from_fn(|lane| {
+            let from = if lane % 4 < 2 { &first } else { &second };
+            let pair = lane / 4 * 4 + lane % 2 * 2;
+            from[pair].wrapping_add(from[pair + 1])
+        })
+    }
+
+    #[inline(always)]
+    fn floats(words: [u32; LANES]) -> Self {
+        Self(words.map(|word| word as i32 as f32))
     }
 
     #[inline(always)]
