@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use harmonium_model::Checkpoint;
-use harmonium_model::logits::{self, LogitsMode, adapted_logits, logits, write};
+use harmonium_model::logits::{LogitsMode, LogitsPlace, adapted_logits, logits, write};
 
 use crate::cli::LogitsArgs;
 use crate::environment::Environment;
@@ -41,8 +41,7 @@ pub(crate) fn run(args: &LogitsArgs, environment: &Environment) -> Result<ExitCo
                 adapted_logits(&checkpoint, adapter, &tokens, mode, precision)?
             }
             None => {
-                let place =
-                    place.device().map_or(logits::Place::Cpu(precision), logits::Place::Device);
+                let place = place.device().map_or(LogitsPlace::Cpu(precision), LogitsPlace::Device);
                 logits(&checkpoint, &tokens, mode, place)?
             }
         };

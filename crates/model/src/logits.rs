@@ -31,7 +31,7 @@ pub enum LogitsMode {
 
 /// What the tokens are run on.
 #[derive(Clone, Copy)]
-pub enum Place<'a> {
+pub enum LogitsPlace<'a> {
     /// The processor, with activations rounded so finely before they meet MXFP4 weights.
     Cpu(Precision),
     /// A device.
@@ -46,18 +46,18 @@ pub fn logits(
     checkpoint: &Checkpoint,
     tokens: &[u32],
     mode: LogitsMode,
-    place: Place<'_>,
+    place: LogitsPlace<'_>,
 ) -> Result<Vec<f32>> {
     let mut chunks = chunks(checkpoint, tokens, mode)?;
-    if matches!(place, Place::Device(_)) {
+    if matches!(place, LogitsPlace::Device(_)) {
         chunks = chunks.iter().flat_map(|chunk| chunk.chunks(MAX_DEVICE_ROWS)).collect();
     }
     let executor = match place {
-        Place::Device(device) => {
+        LogitsPlace::Device(device) => {
             let executor = device_executor(checkpoint, device, &chunks)?;
             LogitsExecutor::Cuda(Box::new(executor))
         }
-        Place::Cpu(precision) => {
+        LogitsPlace::Cpu(precision) => {
             LogitsExecutor::Cpu(Box::new(cpu_executor(checkpoint, precision, &chunks)?))
         }
     };

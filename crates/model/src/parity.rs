@@ -9,7 +9,7 @@ use std::sync::Arc;
 use harmonium_engine::{AdapterId, Batch, Executor, Logprobs, Sample, SamplingParams, Span};
 use safetensors::SafeTensors;
 
-use crate::logits::{LogitsMode, Place, adapted_logits, logits, write};
+use crate::logits::{LogitsMode, LogitsPlace, adapted_logits, logits, write};
 use crate::{Adapter, Checkpoint, CpuExecutor, CpuOptions, Precision};
 
 /// Bound of ‖ours − reference‖ / ‖reference‖. Both sides compute in float32 but add in other orders: that comes to
@@ -52,7 +52,7 @@ fn check(name: &str, modes: &[LogitsMode]) {
     let checkpoint = Checkpoint::open(&directory(name)).unwrap();
     let (tokens, reference) = golden(name);
     let error = |mode, precision| {
-        let ours = logits(&checkpoint, &tokens, mode, Place::Cpu(precision)).unwrap();
+        let ours = logits(&checkpoint, &tokens, mode, LogitsPlace::Cpu(precision)).unwrap();
         assert_eq!(ours.len(), tokens.len() * checkpoint.config().vocab_size as usize);
         relative_error(&ours[ours.len() - reference.len()..], &reference)
     };
@@ -128,7 +128,7 @@ fn both_layouts_give_the_same_bits() {
     let (tokens, _) = golden("sharded");
     let run = |name| {
         let checkpoint = Checkpoint::open(&directory(name)).unwrap();
-        logits(&checkpoint, &tokens, LogitsMode::All, Place::Cpu(Precision::Float32)).unwrap()
+        logits(&checkpoint, &tokens, LogitsMode::All, LogitsPlace::Cpu(Precision::Float32)).unwrap()
     };
     assert!(run("sharded") == run("original"));
 }
@@ -137,11 +137,12 @@ fn both_layouts_give_the_same_bits() {
 fn modes_give_the_same_bits() {
     let (tokens, _) = golden("sharded");
     let checkpoint = Checkpoint::open(&directory("sharded")).unwrap();
-    let all =
-        logits(&checkpoint, &tokens, LogitsMode::All, Place::Cpu(Precision::Float32)).unwrap();
+    let all = logits(&checkpoint, &tokens, LogitsMode::All, LogitsPlace::Cpu(Precision::Float32))
+        .unwrap();
     for mode in [LogitsMode::Chunk(3), LogitsMode::DecodeLast(39), LogitsMode::DecodeLast(1000)] {
         assert!(
-            logits(&checkpoint, &tokens, mode, Place::Cpu(Precision::Float32)).unwrap() == all,
+            logits(&checkpoint, &tokens, mode, LogitsPlace::Cpu(Precision::Float32)).unwrap()
+                == all,
             "{mode:?}"
         );
     }
@@ -162,7 +163,7 @@ fn written_logits_read_back() {
 fn tokens_that_cannot_be_run_are_errors() {
     let checkpoint = Checkpoint::open(&directory("sharded")).unwrap();
     let fails = |tokens: &[u32], mode| {
-        logits(&checkpoint, tokens, mode, Place::Cpu(Precision::Float32)).is_err()
+        logits(&checkpoint, tokens, mode, LogitsPlace::Cpu(Precision::Float32)).is_err()
     };
     assert!(fails(&[], LogitsMode::All));
     assert!(fails(&[256], LogitsMode::All));

@@ -175,7 +175,7 @@ fn write(file: &Path, bytes: &[u8]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::logits::{LogitsMode, Place, logits};
+    use crate::logits::{LogitsMode, LogitsPlace, logits};
     use crate::simd::Precision;
 
     fn small(seed: u64) -> (tempfile::TempDir, Checkpoint) {
@@ -200,7 +200,7 @@ mod tests {
             &checkpoint,
             &[1, 2, 3, 400, 77, 9],
             LogitsMode::All,
-            Place::Cpu(Precision::Float32),
+            LogitsPlace::Cpu(Precision::Float32),
         )
         .unwrap();
         let mean_square = values.iter().map(|v| v * v).sum::<f32>() / values.len() as f32;

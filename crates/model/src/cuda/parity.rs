@@ -7,7 +7,7 @@ use harmonium_engine::{Sample, SamplingParams};
 
 use super::wishes::Wishes;
 use super::{CudaExecutor, CudaOptions};
-use crate::logits::{LogitsMode, Place, logits, median_row_error};
+use crate::logits::{LogitsMode, LogitsPlace, logits, median_row_error};
 use crate::parity::{directory, golden, relative_error};
 use crate::profile::Profile;
 use crate::synth::{SHARD_BYTES, Shape, Synth};
@@ -29,7 +29,7 @@ fn check(name: &str, modes: &[LogitsMode]) {
     let tolerance = TOLERANCES.iter().find(|(of, _)| *of == name).unwrap().1;
     let device = Device::host().unwrap();
     for mode in modes {
-        let ours = logits(&checkpoint, &tokens, *mode, Place::Device(&device)).unwrap();
+        let ours = logits(&checkpoint, &tokens, *mode, LogitsPlace::Device(&device)).unwrap();
         let error = relative_error(&ours[ours.len() - reference.len()..], &reference);
         assert!(error <= tolerance, "{name} {mode:?}: relative error {error:e}");
     }
@@ -68,9 +68,10 @@ fn nano_gives_the_logits_of_the_cpu_executor() {
     let tokens: Vec<u32> = (0..150).map(|index| index * 7919 % 4000).collect();
     let device = Device::host().unwrap();
     let reference =
-        logits(&checkpoint, &tokens, LogitsMode::All, Place::Cpu(Precision::Float32)).unwrap();
+        logits(&checkpoint, &tokens, LogitsMode::All, LogitsPlace::Cpu(Precision::Float32))
+            .unwrap();
     for mode in [LogitsMode::All, LogitsMode::Chunk(40), LogitsMode::DecodeLast(10)] {
-        let ours = logits(&checkpoint, &tokens, mode, Place::Device(&device)).unwrap();
+        let ours = logits(&checkpoint, &tokens, mode, LogitsPlace::Device(&device)).unwrap();
         let error = median_row_error(&ours, &reference, tokens.len());
         assert!(error <= 3e-2, "{mode:?}: median of relative errors {error:e}");
     }
@@ -90,12 +91,12 @@ fn synthetic_weights_on_a_device_are_those_of_the_files() {
     let device = Device::host().unwrap();
     let tokens = some_tokens(150);
     let run = |checkpoint, place| logits(checkpoint, &tokens, LogitsMode::All, place).unwrap();
-    let ours = run(&made, Place::Device(&device));
-    assert!(ours == run(&stored, Place::Device(&device)), "the weights differ");
+    let ours = run(&made, LogitsPlace::Device(&device));
+    assert!(ours == run(&stored, LogitsPlace::Device(&device)), "the weights differ");
     let error =
-        median_row_error(&ours, &run(&stored, Place::Cpu(Precision::Float32)), tokens.len());
+        median_row_error(&ours, &run(&stored, LogitsPlace::Cpu(Precision::Float32)), tokens.len());
     assert!(error <= 3e-2, "median of relative errors {error:e}");
-    let message = logits(&made, &tokens, LogitsMode::All, Place::Cpu(Precision::Float32))
+    let message = logits(&made, &tokens, LogitsMode::All, LogitsPlace::Cpu(Precision::Float32))
         .unwrap_err()
         .to_string();
     assert!(message.contains("made on a device"), "{message}");

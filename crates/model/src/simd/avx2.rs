@@ -21,14 +21,12 @@ pub(super) fn run<K: Kernel>(kernel: K) -> K::Output {
     kernel.run::<Wide>()
 }
 
-/// Of [`Lanes::settled`]: assembly without an instruction that claims to change its register.
+/// Of [`Lanes::settled`]: assembly without an instruction that claims to change this register and all memory.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
 fn settled(mut words: __m256i) -> __m256i {
     // SAFETY: It does nothing at all.
-    unsafe {
-        asm!("/* {0} */", inout(ymm_reg) words, options(nomem, nostack, preserves_flags));
-    }
+    unsafe { asm!("/* {0} */", inout(ymm_reg) words, options(nostack, preserves_flags)) };
     words
 }
 

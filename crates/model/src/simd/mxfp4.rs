@@ -10,7 +10,6 @@
 //! holds.
 
 use std::ops::Range;
-use std::sync::atomic::{Ordering, compiler_fence};
 
 use super::arranged::lines;
 use super::rounded::step_registers;
@@ -317,7 +316,6 @@ fn add_step<L: Lanes, S: Step<L>, const P: usize, const N: usize>(
                 if group < num_groups {
                     let dot = dot::<L, P>(steps[n].weights(group), &x[group * P * 2..][..P * 2]);
                     dots = L::settled(dot);
-                    compiler_fence(Ordering::SeqCst);
                 }
                 if second == 0 {
                     firsts[n] = dots;

@@ -2,13 +2,32 @@
 
 use super::mxfp4::block_of_lane;
 use super::{BF16_VECTORS, Lanes, MAX_LANES};
-use crate::mxfp4::{DOUBLED, SCALES};
+use crate::mxfp4::SCALES;
 
 /// As many lanes as the widest registers have.
 const LANES: usize = MAX_LANES;
 
 #[derive(Clone, Copy)]
 pub(super) struct Wide([f32; LANES]);
+
+/// [`crate::mxfp4::DOUBLED`] of the lower halves of a word's bytes. Without memory, so that all words of a register are
+/// taken at once: twice a magnitude is its index, and from the fifth on steps are greater than one.
+#[inline(always)]
+fn doubled(word: u32) -> u32 {
+    const ONES: u32 = 0x0101_0101;
+    let index = word & (7 * ONES);
+    let from = |start: u32| (index + (8 - start) * ONES) >> 3 & ONES;
+    let doubled = index + from(5) + from(6) + 3 * from(7);
+    let negative = (word >> 3 & ONES) * 255;
+    12 * ONES + doubled - 2 * (doubled & negative)
+}
+
+/// The sum of the products of a word's bytes, the second ones with a sign.
+#[inline(always)]
+fn products(weights: u32, x: u32) -> i32 {
+    let product = |at: u32| (weights >> at & 255) as i32 * ((x << (24 - at)) as i32 >> 24);
+    product(0) + product(8) + (product(16) + product(24))
+}
 
 impl Lanes for Wide {
     type Array = [f32; LANES];
@@ -60,13 +79,7 @@ impl Lanes for Wide {
 
     #[inline(always)]
     fn mxfp4(words: [u32; LANES]) -> [[u32; LANES]; 2] {
-        let doubled = |shift: u32| {
-            words.map(|word| {
-                let bytes = (word >> shift).to_le_bytes();
-                u32::from_le_bytes(bytes.map(|byte| DOUBLED[usize::from(byte & 15)]))
-            })
-        };
-        [doubled(0), doubled(4)]
+        [words.map(doubled), words.map(|word| doubled(word >> 4))]
     }
 
     #[inline(always)]
@@ -83,22 +96,19 @@ impl Lanes for Wide {
 
     #[inline(always)]
     fn load_words(from: &[f32; LANES]) -> [u32; LANES] {
-        bytemuck::cast(*from)
+        from.map(f32::to_bits)
     }
 
     #[inline(always)]
     fn store_words(words: [u32; LANES], to: &mut [f32; LANES]) {
-        *to = bytemuck::cast(words);
+        *to = words.map(f32::from_bits);
     }
 
     #[inline(always)]
     fn dot<const FACTOR: i16>(weights: [[u32; LANES]; 2], x: [[u32; LANES]; 2]) -> [u32; LANES] {
-        let sum = |weights: u32, x: u32| -> i32 {
-            let pairs = weights.to_le_bytes().into_iter().zip(x.to_le_bytes());
-            pairs.map(|(weight, x)| i32::from(weight) * i32::from(x as i8)).sum()
-        };
         std::array::from_fn(|lane| {
-            let sum = sum(weights[0][lane], x[0][lane]) + sum(weights[1][lane], x[1][lane]);
+            let sum =
+                products(weights[0][lane], x[0][lane]) + products(weights[1][lane], x[1][lane]);
             (sum * i32::from(FACTOR)) as u32
         })
     }
