@@ -1,6 +1,6 @@
 //! How near the products with stored weights come to the machine's memory bandwidth.
 //!
-//! Decode reads every active weight once a token, so its floor is bytes over bandwidth. Three measurements share
+//! Decode reads every active weight once a token, so its floor is bytes over bandwidth. The measurements share
 //! one run, because such machines are rarely quiet: a plain read of a buffer larger than any cache, and both
 //! products with one activation row, on the shapes of gpt-oss-20b. The last lines give each in GB/s, best
 //! sample first, and the products as a share of the read.
@@ -17,7 +17,9 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput};
 use harmonium_bench::read;
-use harmonium_model::product::{Arranged, Bf16Matrix, Mxfp4Matrix, Simd, Weight, product};
+use harmonium_model::product::{
+    Arranged, Bf16Matrix, Mxfp4Matrix, Precision, Rounded, Simd, Weight, product,
+};
 
 /// Attention output projection of gpt-oss-20b, in all its layers.
 const DENSE: (usize, usize, usize) = (24, 2880, 4096);
@@ -67,9 +69,9 @@ fn noise(len: usize) -> Vec<u8> {
 }
 
 /// One activation row through every matrix.
-fn pass<const V: usize>(weights: &[impl Weight<V>], num_cols: usize) {
+fn pass<W: Weight>(weights: &[W], num_cols: usize, prepare: impl Fn(&[f32]) -> W::X) {
     let row: Vec<f32> = (0..num_cols).map(|index| (index % 7) as f32 - 3.0).collect();
-    let x = Arranged::new(Simd::detect(), [row.as_slice()].into_iter(), num_cols);
+    let x = prepare(&row);
     for weight in weights {
         black_box(product(weight, &x));
     }
@@ -93,7 +95,9 @@ fn main() {
     let dense: Vec<Bf16Matrix> = (0..count)
         .map(|_| Bf16Matrix::new(rows, cols, bytes.clone()).expect("the bytes fit the shape"))
         .collect();
-    measure(&mut criterion, &results, "bf16", count * num_bytes, || pass(&dense, cols));
+    measure(&mut criterion, &results, "bf16", count * num_bytes, || {
+        pass(&dense, cols, |row| Arranged::new(Simd::detect(), [row].into_iter(), cols));
+    });
     drop(dense);
 
     let (count, rows, cols) = EXPERTS;
@@ -105,13 +109,20 @@ fn main() {
                 .expect("the bytes fit the shape")
         })
         .collect();
-    measure(&mut criterion, &results, "mxfp4", count * num_bytes, || pass(&experts, cols));
+    let precisions = [("mxfp4", Precision::Float32), ("mxfp4 int16", Precision::Int16)];
+    for (name, precision) in precisions {
+        measure(&mut criterion, &results, name, count * num_bytes, || {
+            pass(&experts, cols, |row| {
+                Rounded::new(Simd::detect(), precision, [row].into_iter(), cols)
+            });
+        });
+    }
 
     let results = results.into_inner();
     let rate = |(_, bytes, best): &(_, usize, Duration)| *bytes as f64 / best.as_secs_f64() / 1e9;
     println!("{}", Simd::detect());
     for result in &results {
         let share = 100.0 * rate(result) / rate(&results[0]);
-        println!("{:<10} {:>6.1} GB/s {share:>4.0} %", result.0, rate(result));
+        println!("{:<11} {:>6.1} GB/s {share:>4.0} %", result.0, rate(result));
     }
 }

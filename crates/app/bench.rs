@@ -46,6 +46,7 @@ fn engine(args: &BenchEngineArgs, environment: &Environment) -> Result<ExitCode>
     let mut settings = Resolved::read(&SettingsArgs::default(), environment)?.settings;
     settings.model.name.clone_from(&args.model);
     settings.model.device = args.device;
+    settings.model.activations = args.activations;
     logging::start(&settings, environment)?;
     // Room for the largest batch.
     let largest = args.batch.iter().map(|size| size.get()).max().unwrap_or(1);

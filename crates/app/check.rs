@@ -7,9 +7,9 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use harmonium_cuda::{Device, check};
-use harmonium_model::logits::{LogitsMode, logits, median_row_error};
+use harmonium_model::logits::{LogitsMode, LogitsPlace, logits, median_row_error};
 use harmonium_model::synth::{SHARD_BYTES, Shape, Synth};
-use harmonium_model::{Checkpoint, Source};
+use harmonium_model::{Checkpoint, Precision, Source};
 use serde_json::{Value, json};
 
 use crate::cli::CheckArgs;
@@ -84,14 +84,15 @@ impl Findings {
     ) -> Result<()> {
         let tokens: Vec<u32> =
             (0..NUM_TOKENS).map(|i| i * 7919 % on_cpu.config().vocab_size).collect();
-        let reference = logits(on_cpu, &tokens, LogitsMode::All, None)?;
+        let reference =
+            logits(on_cpu, &tokens, LogitsMode::All, LogitsPlace::Cpu(Precision::Float32))?;
         for (how, mode) in [
             ("one prefill", LogitsMode::All),
             ("chunks of 100", LogitsMode::Chunk(100)),
             ("40 tokens decoded", LogitsMode::DecodeLast(40)),
         ] {
             let name = format!("{model}, {how}");
-            let error = match logits(on_device, &tokens, mode, Some(device)) {
+            let error = match logits(on_device, &tokens, mode, LogitsPlace::Device(device)) {
                 Ok(ours) => median_row_error(&ours, &reference, tokens.len()),
                 Err(error) => {
                     self.wrong.push(format!("{name}: {error}"));

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::settings::{Device, NamedAdapter, SettingsArgs, Value};
+use crate::settings::{Activations, Device, NamedAdapter, SettingsArgs, Value};
 
 /// Serves GPT-OSS from one machine behind an OpenAI-compatible API.
 #[derive(Debug, Parser)]
@@ -335,6 +335,9 @@ pub(crate) struct BenchEngineArgs {
     /// What to run on: cpu, cuda, host, or auto.
     #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = device)]
     pub(crate) device: Device,
+    /// How finely the processor rounds activations before they meet MXFP4 weights: float32 or int16.
+    #[arg(long, value_name = "float32|int16", default_value = "int16", value_parser = activations)]
+    pub(crate) activations: Activations,
     /// Sequences that decode together.
     #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "1,2,4,8,16")]
     pub(crate) batch: Vec<NonZeroU32>,
@@ -393,6 +396,9 @@ pub(crate) struct LogitsArgs {
     /// What to run on: cpu, cuda, host, or auto.
     #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device)]
     pub(crate) device: Device,
+    /// How finely the processor rounds activations before they meet MXFP4 weights: float32 or int16.
+    #[arg(long, value_name = "float32|int16", default_value = "float32", value_parser = activations)]
+    pub(crate) activations: Activations,
     /// Token ids, separated by commas.
     #[arg(
         long,
@@ -428,6 +434,10 @@ pub(crate) struct ConfigArgs {
 
 fn device(text: &str) -> Result<Device, String> {
     Device::from_text(text).ok_or_else(|| format!("not one of {}", Device::kind()))
+}
+
+fn activations(text: &str) -> Result<Activations, String> {
+    Activations::from_text(text).ok_or_else(|| format!("not one of {}", Activations::kind()))
 }
 
 /// A number with a unit: MB and MiB are 2^20 bytes, GB and GiB 2^30.

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use harmonium_model::Checkpoint;
-use harmonium_model::logits::{LogitsMode, adapted_logits, logits, write};
+use harmonium_model::logits::{LogitsMode, LogitsPlace, adapted_logits, logits, write};
 
 use crate::cli::LogitsArgs;
 use crate::environment::Environment;
@@ -28,6 +28,7 @@ pub(crate) fn run(args: &LogitsArgs, environment: &Environment) -> Result<ExitCo
     }
     let source = find::named(&args.model, environment)?;
     let out = args.out.clone();
+    let precision = stack::precision(args.activations);
     let num_tokens = tokens.len();
 
     let task = Task::new(format!("running {num_tokens} tokens"));
@@ -37,9 +38,12 @@ pub(crate) fn run(args: &LogitsArgs, environment: &Environment) -> Result<ExitCo
         let values = match &adapter {
             Some(adapter) => {
                 let adapter = adapters::open(adapter, checkpoint.config())?;
-                adapted_logits(&checkpoint, adapter, &tokens, mode)?
+                adapted_logits(&checkpoint, adapter, &tokens, mode, precision)?
             }
-            None => logits(&checkpoint, &tokens, mode, place.device())?,
+            None => {
+                let place = place.device().map_or(LogitsPlace::Cpu(precision), LogitsPlace::Device);
+                logits(&checkpoint, &tokens, mode, place)?
+            }
         };
         write(&out, &values, vocab_size.try_into()?)?;
         Ok(vocab_size)

@@ -23,7 +23,7 @@ pub(crate) use declare::{Section, Setting};
 pub(crate) use flags::SettingsArgs;
 pub(crate) use hosted::{BudgetLimits, HostedModel, HostedModels, PriceList, Wire};
 pub(crate) use layers::{Origin, Resolved};
-pub(crate) use value::{Auto, Device, LogFormat, OrNone, Positive, Value};
+pub(crate) use value::{Activations, Auto, Device, LogFormat, OrNone, Positive, Value};
 
 declare::settings! {
     /// Where and how requests come in.
@@ -86,6 +86,9 @@ declare::settings! {
         /// What the model runs on: auto (a GPU if this build and this machine have one, else the processor), cpu, cuda, or
         /// host, which runs the GPU's kernels on the processor for developers.
         device: Device = Device::Auto, flag "device" "auto|cpu|cuda|host";
+        /// How finely the processor rounds activations, each 32 by their greatest, before they meet MXFP4 weights: int16
+        /// keeps 15 bits (logits within 3e-4 of float32); float32 errs no more than float32 sums do, and is slower.
+        activations: Activations = Activations::Int16, flag "activations" "float32|int16";
         /// Longest prompt and answer together, in tokens; auto is the model's own limit.
         context_len: Auto<Positive> = Auto::Auto, flag "context" "TOKENS";
         /// Threads of the arithmetic; auto is one for each core.

@@ -11,6 +11,7 @@ use harmonium_harmony::Tokenizer;
 use harmonium_model::profile::Profile;
 use harmonium_model::{
     Adapter, Checkpoint, Config, CpuExecutor, CpuOptions, CudaExecutor, CudaOptions, Generation,
+    Precision,
 };
 use harmonium_server::{ApiKey, LocalModel, Server, ServerConfig};
 use tokio::net::TcpListener;
@@ -21,7 +22,7 @@ use crate::environment::Environment;
 use crate::machine::{Memory, gib};
 use crate::place::Place;
 use crate::progress::Task;
-use crate::settings::{OrNone, Settings};
+use crate::settings::{Activations, OrNone, Settings};
 use crate::{adapters, find, hosted, machine, progress};
 
 const MIB: u64 = 1 << 20;
@@ -214,6 +215,14 @@ fn check_memory(weights: u64, kv: u64, memory: Memory) -> Result<()> {
     )
 }
 
+/// What the setting means to the model.
+pub(crate) fn precision(activations: Activations) -> Precision {
+    match activations {
+        Activations::Float32 => Precision::Float32,
+        Activations::Int16 => Precision::Int16,
+    }
+}
+
 fn cpu_options(settings: &Settings, config: &Config, tokenizer: &Tokenizer) -> Result<CpuOptions> {
     let num_threads = settings.model.num_threads.as_ref().map(|n| n.get().try_into());
     let defaults = CpuOptions::default();
@@ -227,6 +236,7 @@ fn cpu_options(settings: &Settings, config: &Config, tokenizer: &Tokenizer) -> R
             .map_or(defaults.max_sequences, |number| number.get()),
         num_threads: num_threads.transpose()?,
         num_tokens: Some(tokenizer.vocab_size().try_into()?),
+        precision: precision(settings.model.activations),
         ..defaults
     };
     options.kv_bytes = match settings.engine.kv_cache_mib.as_ref() {

@@ -184,6 +184,16 @@ choice! {
 }
 
 choice! {
+    /// How finely the processor rounds activations.
+    Activations {
+        /// No coarser than float32.
+        Float32 = "float32",
+        /// To 16 bits.
+        Int16 = "int16",
+    }
+}
+
+choice! {
     /// How log lines look.
     LogFormat {
         /// For people.
@@ -327,6 +337,7 @@ mod tests {
         check::<PathBuf>("/models/gpt-oss", "\"/models/gpt-oss\"");
         check::<Vec<String>>("a, b", "[\"a\", \"b\"]");
         check::<Device>("cuda", "\"cuda\"");
+        check::<Activations>("int16", "\"int16\"");
         check::<Auto<Positive>>("auto", "\"auto\"");
         check::<Auto<Positive>>("4096", "4096");
         check::<OrNone<PathBuf>>("none", "\"none\"");

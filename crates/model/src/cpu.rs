@@ -25,7 +25,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::memory::{self, KvLimits};
 use crate::profile::{self, Clock, OpTime, Profile};
-use crate::simd::Simd;
+use crate::simd::{Precision, Simd};
 use crate::{batch, sampler};
 
 /// Bound of [`CpuOptions::num_threads`].
@@ -48,6 +48,8 @@ pub struct CpuOptions {
     pub num_threads: Option<usize>,
     /// How many ids the tokenizer knows. Rows of the vocabulary from here on are padding and never chosen.
     pub num_tokens: Option<u32>,
+    /// How finely activations are rounded before they meet MXFP4 weights.
+    pub precision: Precision,
 }
 
 impl Default for CpuOptions {
@@ -60,6 +62,7 @@ impl Default for CpuOptions {
             block_size: 16,
             num_threads: None,
             num_tokens: None,
+            precision: Precision::default(),
         }
     }
 }
@@ -123,7 +126,7 @@ impl CpuExecutor {
             .build()
             .map_err(|e| Error::Option { option: "num_threads", message: e.to_string() })?;
         let simd = Simd::detect();
-        let model = Model::new(checkpoint, weights, &spec, simd);
+        let model = Model::new(checkpoint, weights, &spec, simd, options.precision);
         warm::start(weights);
         tracing::debug!(?simd, threads = threads.current_num_threads(), ?spec, "planned");
         let num_tokens = num_tokens as usize;

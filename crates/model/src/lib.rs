@@ -32,3 +32,4 @@ pub use config::Config;
 pub use cpu::{CpuExecutor, CpuOptions};
 pub use cuda::{CudaExecutor, CudaOptions, Plan};
 pub use error::{Error, Result};
+pub use simd::Precision;

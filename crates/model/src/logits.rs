@@ -16,6 +16,7 @@ use crate::checkpoint::Checkpoint;
 use crate::cpu::{CpuExecutor, CpuOptions};
 use crate::cuda::{CudaExecutor, CudaOptions};
 use crate::error::{Error, Result};
+use crate::simd::Precision;
 
 /// How the tokens are run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,26 +29,37 @@ pub enum LogitsMode {
     DecodeLast(usize),
 }
 
+/// What the tokens are run on.
+#[derive(Clone, Copy)]
+pub enum LogitsPlace<'a> {
+    /// The processor, with activations rounded so finely before they meet MXFP4 weights.
+    Cpu(Precision),
+    /// A device.
+    Device(&'a Device),
+}
+
 /// Most rows that a device takes at once; longer chunks are cut.
 const MAX_DEVICE_ROWS: usize = 4096;
 
-/// Logits of every token, row-major `[tokens, vocab_size]`, on the processor or on a device.
+/// Logits of every token, row-major `[tokens, vocab_size]`.
 pub fn logits(
     checkpoint: &Checkpoint,
     tokens: &[u32],
     mode: LogitsMode,
-    device: Option<&Device>,
+    place: LogitsPlace<'_>,
 ) -> Result<Vec<f32>> {
     let mut chunks = chunks(checkpoint, tokens, mode)?;
-    if device.is_some() {
+    if matches!(place, LogitsPlace::Device(_)) {
         chunks = chunks.iter().flat_map(|chunk| chunk.chunks(MAX_DEVICE_ROWS)).collect();
     }
-    let executor = match device {
-        Some(device) => {
+    let executor = match place {
+        LogitsPlace::Device(device) => {
             let executor = device_executor(checkpoint, device, &chunks)?;
             LogitsExecutor::Cuda(Box::new(executor))
         }
-        None => LogitsExecutor::Cpu(Box::new(cpu_executor(checkpoint, &chunks)?)),
+        LogitsPlace::Cpu(precision) => {
+            LogitsExecutor::Cpu(Box::new(cpu_executor(checkpoint, precision, &chunks)?))
+        }
     };
     run(executor, None, &chunks)
 }
@@ -58,9 +70,10 @@ pub fn adapted_logits(
     adapter: Adapter,
     tokens: &[u32],
     mode: LogitsMode,
+    precision: Precision,
 ) -> Result<Vec<f32>> {
     let chunks = chunks(checkpoint, tokens, mode)?;
-    let executor = cpu_executor(checkpoint, &chunks)?.with_adapters(vec![adapter]);
+    let executor = cpu_executor(checkpoint, precision, &chunks)?.with_adapters(vec![adapter]);
     run(LogitsExecutor::Cpu(Box::new(executor)), Some(AdapterId(0)), &chunks)
 }
 
@@ -123,7 +136,11 @@ pub fn median_row_error(ours: &[f32], reference: &[f32], num_rows: usize) -> f64
     errors.get(errors.len() / 2).copied().unwrap_or(f64::INFINITY)
 }
 
-fn cpu_executor(checkpoint: &Checkpoint, chunks: &[&[u32]]) -> Result<CpuExecutor> {
+fn cpu_executor(
+    checkpoint: &Checkpoint,
+    precision: Precision,
+    chunks: &[&[u32]],
+) -> Result<CpuExecutor> {
     let (len, max_rows) = lens(chunks);
     let options = CpuOptions {
         context_len: Some(len),
@@ -131,6 +148,7 @@ fn cpu_executor(checkpoint: &Checkpoint, chunks: &[&[u32]]) -> Result<CpuExecuto
         kv_bytes: 1 << 40,
         max_rows,
         max_sequences: 1,
+        precision,
         ..CpuOptions::default()
     };
     CpuExecutor::new(checkpoint, &options)

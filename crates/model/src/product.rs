@@ -7,8 +7,8 @@ use rayon::prelude::*;
 
 use crate::checkpoint::weights::Linear;
 pub use crate::checkpoint::weights::{Bf16Matrix, Mxfp4Matrix};
-pub use crate::simd::{Arranged, Simd};
-use crate::simd::{BF16_VECTORS, MXFP4_VECTORS, RowMut};
+pub use crate::simd::{Arranged, Precision, Rounded, Simd};
+use crate::simd::{RoundedRowMut, RowMut};
 
 /// Weight rows that one thread takes at a time: 184 KB of bf16 at a width of 2,880, well inside a core's cache.
 const ROWS_PER_TASK: usize = 32;
@@ -19,44 +19,68 @@ const ARRANGED_IN_PARALLEL_FROM: usize = 1 << 16;
 /// Rows transposed together: one cache line of float32.
 const TRANSPOSED_TOGETHER: usize = 16;
 
-/// Weights in either stored form, which takes activations arranged in groups of `V` vectors.
-pub trait Weight<const V: usize>: Sync {
+/// Activation rows as one stored form of weights takes them.
+pub trait Activations: Sync {
+    /// How many rows there are.
+    fn num_rows(&self) -> usize;
+}
+
+impl Activations for Arranged {
+    fn num_rows(&self) -> usize {
+        self.num_rows()
+    }
+}
+
+impl Activations for Rounded {
+    fn num_rows(&self) -> usize {
+        self.num_rows()
+    }
+}
+
+/// Weights in either stored form.
+pub trait Weight: Sync {
+    /// The activations that it takes.
+    type X: Activations;
     /// Outputs and inputs.
     fn shape(&self) -> (usize, usize);
     /// For as many weight rows from `first` on as `out` has room for: `out[n][m]` is the sum over `k` of
     /// `weight[first + n][k] * x[m][k]`.
-    fn multiply(&self, first: usize, x: &Arranged<V>, out: &mut [f32]);
+    fn multiply(&self, first: usize, x: &Self::X, out: &mut [f32]);
 }
 
-impl Weight<BF16_VECTORS> for Bf16Matrix {
+impl Weight for Bf16Matrix {
+    type X = Arranged;
+
     fn shape(&self) -> (usize, usize) {
         (self.num_rows, self.num_cols)
     }
 
-    fn multiply(&self, first: usize, x: &Arranged<BF16_VECTORS>, out: &mut [f32]) {
+    fn multiply(&self, first: usize, x: &Arranged, out: &mut [f32]) {
         Simd::bf16(self, first, x, out);
     }
 }
 
-impl Weight<MXFP4_VECTORS> for Mxfp4Matrix {
+impl Weight for Mxfp4Matrix {
+    type X = Rounded;
+
     fn shape(&self) -> (usize, usize) {
         (self.num_rows, self.num_cols)
     }
 
-    fn multiply(&self, first: usize, x: &Arranged<MXFP4_VECTORS>, out: &mut [f32]) {
+    fn multiply(&self, first: usize, x: &Rounded, out: &mut [f32]) {
         Simd::mxfp4(self, first, x, out);
     }
 }
 
 /// Rows of `x` times the weights, row-major `[rows, outputs]`, on the threads of the pool it is called in.
-pub fn product<const V: usize>(weight: &impl Weight<V>, x: &Arranged<V>) -> Vec<f32> {
+pub fn product<W: Weight>(weight: &W, x: &W::X) -> Vec<f32> {
     products(&[(weight, x)]).pop().expect("one answer a product")
 }
 
 /// Several products side by side: threads meet once for all of them, which counts where each is a matter of
 /// microseconds.
-pub fn products<W: Weight<V>, const V: usize>(products: &[(&W, &Arranged<V>)]) -> Vec<Vec<f32>> {
-    let size = |(weight, x): &(&W, &Arranged<V>)| {
+pub fn products<W: Weight>(products: &[(&W, &W::X)]) -> Vec<Vec<f32>> {
+    let size = |(weight, x): &(&W, &W::X)| {
         let (num_outputs, num_inputs) = weight.shape();
         x.num_rows() * num_outputs * num_inputs
     };
@@ -103,24 +127,40 @@ fn transposed(by_output: Vec<f32>, num_rows: usize, parallel: bool) -> Vec<f32> 
 }
 
 /// Rows arranged by as many threads as pay; `fill` is given each with its index, to be filled.
-pub(crate) fn arrange<const V: usize>(
+pub(crate) fn arrange(
     simd: Simd,
     num_rows: usize,
     row_len: usize,
-    fill: impl Fn(usize, RowMut<'_, V>) + Sync,
-) -> Arranged<V> {
+    fill: impl Fn(usize, RowMut<'_>) + Sync,
+) -> Arranged {
     let mut arranged = Arranged::zeros(simd, num_rows, row_len);
-    let rows: Vec<_> = arranged.rows_mut().enumerate().collect();
-    if num_rows * row_len >= ARRANGED_IN_PARALLEL_FROM {
-        rows.into_par_iter().for_each(|(index, row)| fill(index, row));
-    } else {
-        rows.into_iter().for_each(|(index, row)| fill(index, row));
-    }
+    fill_rows(arranged.rows_mut().collect(), row_len, fill);
     arranged
 }
 
+/// Likewise rounded.
+pub(crate) fn round(
+    simd: Simd,
+    precision: Precision,
+    num_rows: usize,
+    row_len: usize,
+    fill: impl Fn(usize, RoundedRowMut<'_>) + Sync,
+) -> Rounded {
+    let mut rounded = Rounded::zeros(simd, precision, num_rows, row_len);
+    fill_rows(rounded.rows_mut().collect(), row_len, fill);
+    rounded
+}
+
+fn fill_rows<R: Send>(rows: Vec<R>, row_len: usize, fill: impl Fn(usize, R) + Sync) {
+    if rows.len() * row_len >= ARRANGED_IN_PARALLEL_FROM {
+        rows.into_par_iter().enumerate().for_each(|(index, row)| fill(index, row));
+    } else {
+        rows.into_iter().enumerate().for_each(|(index, row)| fill(index, row));
+    }
+}
+
 /// Products with their biases.
-pub(crate) fn linears(linears: &[(&Linear, &Arranged<BF16_VECTORS>)]) -> Vec<Vec<f32>> {
+pub(crate) fn linears(linears: &[(&Linear, &Arranged)]) -> Vec<Vec<f32>> {
     let weights: Vec<_> = linears.iter().map(|(linear, x)| (&linear.weight, *x)).collect();
     let mut answers = products(&weights);
     for ((linear, _), answer) in linears.iter().zip(&mut answers) {
@@ -130,7 +170,7 @@ pub(crate) fn linears(linears: &[(&Linear, &Arranged<BF16_VECTORS>)]) -> Vec<Vec
 }
 
 /// The product with its bias.
-pub(crate) fn linear(linear: &Linear, x: &Arranged<BF16_VECTORS>) -> Vec<f32> {
+pub(crate) fn linear(linear: &Linear, x: &Arranged) -> Vec<f32> {
     linears(&[(linear, x)]).pop().expect("one answer a product")
 }
 

@@ -18,9 +18,11 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod low_rank;
+mod mxfp4;
 mod panel;
 mod portable;
 mod product;
+mod rounded;
 mod rows;
 #[cfg(test)]
 mod tests;
@@ -29,18 +31,21 @@ pub use arranged::Arranged;
 pub(crate) use arranged::RowMut;
 pub(crate) use attention::{Attend, MAX_BLOCK_SIZE, Softmax};
 use low_rank::AddLowRank;
+use mxfp4::Mxfp4Product;
 use product::Product;
-use rows::{Bf16Rows, Mxfp4Rows};
+pub(crate) use rounded::RoundedRowMut;
+pub use rounded::{Precision, Rounded};
+use rows::Bf16Rows;
 
 use crate::adapter::LowRank;
 use crate::checkpoint::weights::{Bf16Matrix, Mxfp4Matrix};
 
 /// Vectors of weights in one group of bf16: a register of stored weights unpacks to so many.
 pub(crate) const BF16_VECTORS: usize = 2;
-/// Likewise of MXFP4.
-pub(crate) const MXFP4_VECTORS: usize = 8;
-/// Lanes that a group of MXFP4 has for each of its blocks.
-const LANES_PER_BLOCK: usize = crate::mxfp4::BLOCK / MXFP4_VECTORS;
+/// Lanes that a register of MXFP4 weights has for each of its blocks.
+const LANES_PER_BLOCK: usize = crate::mxfp4::BLOCK_BYTES / 4;
+/// Such registers in a step, which has as many blocks as there are lanes: groups.
+const GROUPS: usize = 4;
 /// Most lanes of any instruction set.
 pub(crate) const MAX_LANES: usize = 16;
 
@@ -72,14 +77,32 @@ trait Lanes: Copy {
     fn words(from: &[u8]) -> Self::Words;
     /// A group of bf16 weights. Lane `l` of vector `v` has the one at place `2 l + v` of the group.
     fn bf16(words: Self::Words) -> [Self; BF16_VECTORS];
-    /// A group of MXFP4 weights without their scales.
-    fn mxfp4(words: Self::Words) -> [Self; MXFP4_VECTORS];
-    /// The place in its group of what [`Lanes::mxfp4`] gives in one lane of one vector. Each block has
-    /// [`LANES_PER_BLOCK`] lanes side by side.
-    fn mxfp4_place(vector: usize, lane: usize) -> usize;
-    /// The scales of the MXFP4 blocks of a group, each in the lanes of its block; any number for blocks that lack.
-    /// The format's NaN may come out as infinite.
-    fn scales(from: &[u8]) -> Self;
+    /// MXFP4 weights, twice their value and greater by [`rounded::OFFSET`], as bytes: those at even and those at odd
+    /// places of the row, in order.
+    fn mxfp4(words: Self::Words) -> [Self::Words; 2];
+    /// The scales of the MXFP4 blocks of a step in the lanes that [`mxfp4::block_of_lane`] says; any number for blocks
+    /// that lack.
+    fn powers(from: &[u8]) -> Self;
+    /// All words zero.
+    fn no_words() -> Self::Words;
+    /// Words from memory for numbers.
+    fn load_words(from: &Self::Array) -> Self::Words;
+    /// Words to memory for numbers.
+    fn store_words(words: Self::Words, to: &mut Self::Array);
+    /// In each lane the sum of the products of both registers' four bytes, weights from 0 to 24 without sign and
+    /// activations with one, times `FACTOR`.
+    fn dot<const FACTOR: i16>(weights: [Self::Words; 2], x: [Self::Words; 2]) -> Self::Words;
+    /// The same words. Where registers are few, the compiler must have computed them by here: left to itself it begins
+    /// with many groups at once, and most of their parts go through memory.
+    fn settled(words: Self::Words) -> Self::Words;
+    /// The sums of words as whole numbers, modulo 2^32.
+    fn plus(words: Self::Words, others: Self::Words) -> Self::Words;
+    /// Words as whole numbers times 256, modulo 2^32.
+    fn times_256(words: Self::Words) -> Self::Words;
+    /// In each four lanes the sums of neighbours, two of the first register's, then two of the second's.
+    fn pair_sums(first: Self::Words, second: Self::Words) -> Self::Words;
+    /// Whole numbers with a sign, rounded to float32.
+    fn floats(words: Self::Words) -> Self;
     /// `self * factor + sum`.
     fn fma(self, factor: Self, sum: Self) -> Self;
     /// `self * factor`.
@@ -99,10 +122,17 @@ fn filled<const N: usize>(from: &[u8]) -> [u8; N] {
     filled
 }
 
+/// Likewise of at most 16, in registers: a copy of a few bytes would be a call.
+#[inline(always)]
+fn packed<const N: usize>(from: &[u8]) -> [u8; N] {
+    let packed = from.iter().rev().fold(0_u128, |packed, byte| packed << 8 | u128::from(*byte));
+    *packed.to_le_bytes().first_chunk().expect("at most 16 bytes are asked for")
+}
+
 /// The instruction set in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Simd {
-    /// AVX-512F.
+    /// AVX-512F with byte and word instructions (BW).
     #[cfg(target_arch = "x86_64")]
     Avx512(Detected),
     /// AVX2 with FMA.
@@ -148,7 +178,7 @@ impl Simd {
         let mut supported = Vec::new();
         #[cfg(target_arch = "x86_64")]
         {
-            if is_x86_feature_detected!("avx512f") {
+            if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw") {
                 supported.push(Self::Avx512(Detected(())));
             }
             if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
@@ -162,7 +192,7 @@ impl Simd {
     fn run<K: Kernel>(self, kernel: K) -> K::Output {
         match self {
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: `Detected` proves that this processor has AVX-512F.
+            // SAFETY: `Detected` proves that this processor has AVX-512F and BW.
             Self::Avx512(_) => unsafe { avx512::run(kernel) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `Detected` proves that this processor has AVX2 and FMA.
@@ -173,25 +203,17 @@ impl Simd {
 
     /// `out[n][m] = sum over k of weight[first + n][k] * x[m][k]` for as many weight rows `n` as `out` has room for,
     /// by the instruction set that the activations were arranged for.
-    pub(crate) fn bf16(
-        weight: &Bf16Matrix,
-        first: usize,
-        x: &Arranged<BF16_VECTORS>,
-        out: &mut [f32],
-    ) {
+    pub(crate) fn bf16(weight: &Bf16Matrix, first: usize, x: &Arranged, out: &mut [f32]) {
         let rows = Bf16Rows::new(weight, first, out.len(), x);
         x.simd().run(Product { rows, x, out });
     }
 
-    /// The same product with MXFP4 weights.
-    pub(crate) fn mxfp4(
-        weight: &Mxfp4Matrix,
-        first: usize,
-        x: &Arranged<MXFP4_VECTORS>,
-        out: &mut [f32],
-    ) {
-        let rows = Mxfp4Rows::new(weight, first, out.len(), x);
-        x.simd().run(Product { rows, x, out });
+    /// The same product with MXFP4 weights and rounded activations.
+    pub(crate) fn mxfp4(weight: &Mxfp4Matrix, first: usize, x: &Rounded, out: &mut [f32]) {
+        match x.precision() {
+            Precision::Float32 => x.simd().run(Mxfp4Product::<3>::new(weight, first, x, out)),
+            Precision::Int16 => x.simd().run(Mxfp4Product::<2>::new(weight, first, x, out)),
+        }
     }
 
     /// Adds to `y` what a change of its product makes of `x`.

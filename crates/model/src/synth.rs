@@ -175,7 +175,8 @@ fn write(file: &Path, bytes: &[u8]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::logits::{LogitsMode, logits};
+    use crate::logits::{LogitsMode, LogitsPlace, logits};
+    use crate::simd::Precision;
 
     fn small(seed: u64) -> (tempfile::TempDir, Checkpoint) {
         let dir = tempfile::tempdir().unwrap();
@@ -195,7 +196,13 @@ mod tests {
         let (dir, checkpoint) = small(1);
         let shards = fs::read_dir(dir.path().join("out")).unwrap().count() - 4;
         assert!(shards > 2, "only {shards} shards");
-        let values = logits(&checkpoint, &[1, 2, 3, 400, 77, 9], LogitsMode::All, None).unwrap();
+        let values = logits(
+            &checkpoint,
+            &[1, 2, 3, 400, 77, 9],
+            LogitsMode::All,
+            LogitsPlace::Cpu(Precision::Float32),
+        )
+        .unwrap();
         let mean_square = values.iter().map(|v| v * v).sum::<f32>() / values.len() as f32;
         // Unit activations times rows of unit length; a vanished or exploded model is orders off.
         assert!((0.1..10.0).contains(&mean_square), "{mean_square}");

@@ -10,9 +10,9 @@ use crate::adapter::Target;
 use crate::checkpoint::weights::{ExpertLinear, Layer};
 use crate::config::Config;
 use crate::exp::exp;
-use crate::product::{add_bias, arrange, products};
+use crate::product::{add_bias, products, round};
 use crate::profile::{Clock, mark};
-use crate::simd::{Arranged, MXFP4_VECTORS, Simd};
+use crate::simd::{Precision, Rounded, Simd};
 
 /// One row's way to one expert.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -27,6 +27,7 @@ const ROWS_TOGETHER: usize = 32;
 /// The experts of one layer and what they are asked.
 pub(super) struct Experts<'a> {
     pub(super) simd: Simd,
+    pub(super) precision: Precision,
     pub(super) config: &'a Config,
     pub(super) layer: &'a Layer,
     pub(super) adapters: Option<LayerAdapters<'a>>,
@@ -62,11 +63,11 @@ impl Experts<'_> {
         out: &mut [f32],
         clock: &mut Option<Clock>,
     ) {
-        let (simd, config) = (self.simd, self.config);
+        let Self { simd, precision, config, .. } = *self;
         let (hidden, width) = (config.hidden_size as usize, config.intermediate_size as usize);
         let row = |route: &Route| &self.x[route.row * hidden..][..hidden];
         let rows = |&(_, routes): &(usize, &[Route])| {
-            arrange(simd, routes.len(), hidden, |index, to| to.fill(row(&routes[index])))
+            round(simd, precision, routes.len(), hidden, |index, to| to.fill(row(&routes[index])))
         };
         let inputs: Vec<_> = experts.iter().map(rows).collect();
         let mut gate_ups = expert_products(&self.layer.gate_up, experts, &inputs);
@@ -75,7 +76,7 @@ impl Experts<'_> {
         });
         mark(clock, "experts up");
         let inner = |gate_up: &Vec<f32>| {
-            arrange(simd, gate_up.len() / (2 * width), width, |index, to| {
+            round(simd, precision, gate_up.len() / (2 * width), width, |index, to| {
                 to.fill(&swiglu(&gate_up[index * 2 * width..][..2 * width], config));
             })
         };
@@ -117,7 +118,7 @@ impl Experts<'_> {
 fn expert_products(
     weights: &ExpertLinear,
     experts: &[(usize, &[Route])],
-    inputs: &[Arranged<MXFP4_VECTORS>],
+    inputs: &[Rounded],
 ) -> Vec<Vec<f32>> {
     let jobs: Vec<_> =
         experts.iter().zip(inputs).map(|((expert, _), x)| (&weights.experts[*expert], x)).collect();

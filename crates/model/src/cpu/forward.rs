@@ -19,7 +19,7 @@ use crate::mxfp4::BLOCK;
 use crate::product::{arrange, linear, linears, product};
 use crate::profile::{Clock, mark};
 use crate::rope::{Rotary, Rotations};
-use crate::simd::{Arranged, BF16_VECTORS, Simd};
+use crate::simd::{Arranged, Precision, Simd};
 
 /// Weights, caches and everything derived from the config.
 pub(super) struct Model {
@@ -28,6 +28,7 @@ pub(super) struct Model {
     /// By [`harmonium_engine::AdapterId`].
     adapters: Arc<[Adapter]>,
     simd: Simd,
+    precision: Precision,
     rotary: Rotary,
     block_size: usize,
     /// Norm gains: two a layer, then the last one.
@@ -74,6 +75,7 @@ impl Model {
         weights: &Arc<Weights>,
         spec: &ExecutorSpec,
         simd: Simd,
+        precision: Precision,
     ) -> Self {
         let config = checkpoint.config();
         let layout = KvLayout {
@@ -94,6 +96,7 @@ impl Model {
             .collect();
         Self {
             simd,
+            precision,
             rotary: Rotary::new(&config.rope, layout.head_dim),
             block_size: layout.block_size,
             gains,
@@ -263,13 +266,14 @@ impl Model {
             let hidden = config.hidden_size as usize;
             adapters.add(Target::Router, &normed, hidden, &mut router_logits);
         }
-        let experts = Experts { simd: self.simd, config, layer, adapters, x: &normed };
+        let (simd, precision) = (self.simd, self.precision);
+        let experts = Experts { simd, precision, config, layer, adapters, x: &normed };
         let answers = experts.run(&router_logits, &mut self.clock);
         Tensor::from_vec(answers, x.dims(), &Device::Cpu)
     }
 
     /// Rows of the residual's width in the order that dense products read.
-    fn arranged(&self, rows: &[f32]) -> Arranged<BF16_VECTORS> {
+    fn arranged(&self, rows: &[f32]) -> Arranged {
         let width = self.checkpoint.config().hidden_size as usize;
         arrange(self.simd, rows.len() / width, width, |index, row| {
             row.fill(&rows[index * width..][..width]);

@@ -7,12 +7,12 @@ use harmonium_engine::{Sample, SamplingParams};
 
 use super::wishes::Wishes;
 use super::{CudaExecutor, CudaOptions};
-use crate::logits::{LogitsMode, logits, median_row_error};
+use crate::logits::{LogitsMode, LogitsPlace, logits, median_row_error};
 use crate::parity::{directory, golden, relative_error};
 use crate::profile::Profile;
 use crate::synth::{SHARD_BYTES, Shape, Synth};
 use crate::traffic::decode_ops;
-use crate::{Checkpoint, CpuExecutor, CpuOptions};
+use crate::{Checkpoint, CpuExecutor, CpuOptions, Precision};
 
 /// Bound of ‖ours − reference‖ / ‖reference‖ against float32.
 ///
@@ -29,7 +29,7 @@ fn check(name: &str, modes: &[LogitsMode]) {
     let tolerance = TOLERANCES.iter().find(|(of, _)| *of == name).unwrap().1;
     let device = Device::host().unwrap();
     for mode in modes {
-        let ours = logits(&checkpoint, &tokens, *mode, Some(&device)).unwrap();
+        let ours = logits(&checkpoint, &tokens, *mode, LogitsPlace::Device(&device)).unwrap();
         let error = relative_error(&ours[ours.len() - reference.len()..], &reference);
         assert!(error <= tolerance, "{name} {mode:?}: relative error {error:e}");
     }
@@ -67,9 +67,11 @@ fn nano_gives_the_logits_of_the_cpu_executor() {
     let checkpoint = Checkpoint::from_source(&crate::Source::Nano).unwrap();
     let tokens: Vec<u32> = (0..150).map(|index| index * 7919 % 4000).collect();
     let device = Device::host().unwrap();
-    let reference = logits(&checkpoint, &tokens, LogitsMode::All, None).unwrap();
+    let reference =
+        logits(&checkpoint, &tokens, LogitsMode::All, LogitsPlace::Cpu(Precision::Float32))
+            .unwrap();
     for mode in [LogitsMode::All, LogitsMode::Chunk(40), LogitsMode::DecodeLast(10)] {
-        let ours = logits(&checkpoint, &tokens, mode, Some(&device)).unwrap();
+        let ours = logits(&checkpoint, &tokens, mode, LogitsPlace::Device(&device)).unwrap();
         let error = median_row_error(&ours, &reference, tokens.len());
         assert!(error <= 3e-2, "{mode:?}: median of relative errors {error:e}");
     }
@@ -88,12 +90,15 @@ fn synthetic_weights_on_a_device_are_those_of_the_files() {
     assert_eq!(made.num_bytes(), stored.num_bytes());
     let device = Device::host().unwrap();
     let tokens = some_tokens(150);
-    let run = |checkpoint, device| logits(checkpoint, &tokens, LogitsMode::All, device).unwrap();
-    let ours = run(&made, Some(&device));
-    assert!(ours == run(&stored, Some(&device)), "the weights differ");
-    let error = median_row_error(&ours, &run(&stored, None), tokens.len());
+    let run = |checkpoint, place| logits(checkpoint, &tokens, LogitsMode::All, place).unwrap();
+    let ours = run(&made, LogitsPlace::Device(&device));
+    assert!(ours == run(&stored, LogitsPlace::Device(&device)), "the weights differ");
+    let error =
+        median_row_error(&ours, &run(&stored, LogitsPlace::Cpu(Precision::Float32)), tokens.len());
     assert!(error <= 3e-2, "median of relative errors {error:e}");
-    let message = logits(&made, &tokens, LogitsMode::All, None).unwrap_err().to_string();
+    let message = logits(&made, &tokens, LogitsMode::All, LogitsPlace::Cpu(Precision::Float32))
+        .unwrap_err()
+        .to_string();
     assert!(message.contains("made on a device"), "{message}");
 }
 

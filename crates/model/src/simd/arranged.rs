@@ -1,4 +1,4 @@
-//! Activation rows in the order in which unpacking gives weights.
+//! Activation rows in the order in which unpacking gives bf16 weights.
 //!
 //! The order is the instruction set's own, so rows remember for which one they were arranged, and products use that
 //! one.
@@ -18,9 +18,8 @@ pub(super) fn lines(len: usize) -> Vec<Line> {
     vec![Line::zeroed(); len.div_ceil(MAX_LANES)]
 }
 
-/// Activation rows for weights whose groups are `V` registers wide. A row ends in zeros where its last group is not
-/// whole.
-pub struct Arranged<const V: usize> {
+/// Activation rows for bf16 weights. A row ends in zeros where its last group is not whole.
+pub struct Arranged {
     simd: Simd,
     num_rows: usize,
     row_len: usize,
@@ -29,12 +28,12 @@ pub struct Arranged<const V: usize> {
     lines: Vec<Line>,
 }
 
-impl<const V: usize> Arranged<V> {
+impl Arranged {
     /// Room for rows of `row_len` values, which is a multiple of 32; zeros until [`Self::rows_mut`] is filled.
     pub fn zeros(simd: Simd, num_rows: usize, row_len: usize) -> Self {
         assert_eq!(row_len % BLOCK, 0, "config.rs checked that widths are multiples of a block");
         // A whole number of groups for every instruction set, and of cache lines.
-        let stride = row_len.next_multiple_of(V * MAX_LANES);
+        let stride = row_len.next_multiple_of(BF16_VECTORS * MAX_LANES);
         Self { simd, num_rows, row_len, stride, lines: lines(num_rows * stride) }
     }
 
@@ -52,7 +51,7 @@ impl<const V: usize> Arranged<V> {
     }
 
     /// The rows, each to be filled once.
-    pub fn rows_mut(&mut self) -> impl Iterator<Item = RowMut<'_, V>> {
+    pub fn rows_mut(&mut self) -> impl Iterator<Item = RowMut<'_>> {
         let Self { simd, row_len, stride, .. } = *self;
         let values: &mut [f32] = bytemuck::cast_slice_mut(&mut self.lines);
         values.chunks_exact_mut(stride).map(move |values| RowMut { simd, row_len, values })
@@ -75,64 +74,47 @@ impl<const V: usize> Arranged<V> {
 
     /// The groups of one row.
     #[inline(always)]
-    pub(super) fn row<L: Lanes>(&self, index: usize) -> &[[L::Array; V]] {
+    pub(super) fn row<L: Lanes>(&self, index: usize) -> &[[L::Array; BF16_VECTORS]] {
         let values: &[f32] = bytemuck::cast_slice(&self.lines);
         let values = &values[index * self.stride..][..self.stride];
         let (groups, _) = L::arrays(values).as_chunks();
-        &groups[..self.row_len.div_ceil(V * L::LANES)]
+        &groups[..self.row_len.div_ceil(BF16_VECTORS * L::LANES)]
     }
 }
 
 /// One row of activations to be arranged.
-pub struct RowMut<'a, const V: usize> {
+pub struct RowMut<'a> {
     simd: Simd,
     row_len: usize,
     values: &'a mut [f32],
 }
 
-impl<const V: usize> RowMut<'_, V> {
+impl RowMut<'_> {
     /// Arranges a row.
     pub fn fill(self, from: &[f32]) {
         assert_eq!(from.len(), self.row_len);
-        self.simd.run(Arrange::<V> { from, to: self.values });
+        self.simd.run(Arrange { from, to: self.values });
     }
 }
 
 /// Arranges one row.
-pub(super) struct Arrange<'a, const V: usize> {
+pub(super) struct Arrange<'a> {
     from: &'a [f32],
     to: &'a mut [f32],
 }
 
-impl<const V: usize> Kernel for Arrange<'_, V> {
+impl Kernel for Arrange<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<L: Lanes>(self) {
-        let group_len = V * L::LANES;
-        let mut from = self.from.chunks_exact(group_len);
-        let mut to = self.to.chunks_exact_mut(group_len);
-        for (from, to) in (&mut from).zip(&mut to) {
-            for vector in 0..V {
-                for lane in 0..L::LANES {
-                    to[vector * L::LANES + lane] = from[place::<L, V>(vector, lane)];
-                }
-            }
-        }
-        let rest = from.remainder();
-        if let Some(to) = to.next().filter(|_| !rest.is_empty()) {
-            for vector in 0..V {
-                for lane in 0..L::LANES {
-                    let value = rest.get(place::<L, V>(vector, lane));
-                    to[vector * L::LANES + lane] = value.copied().unwrap_or(0.0);
-                }
+        let groups = self.to.chunks_exact_mut(BF16_VECTORS * L::LANES);
+        for (from, to) in self.from.chunks(BF16_VECTORS * L::LANES).zip(groups) {
+            let (even, odd) = to.split_at_mut(L::LANES);
+            let (pairs, _) = from.as_chunks::<BF16_VECTORS>();
+            for ((even, odd), pair) in even.iter_mut().zip(odd).zip(pairs) {
+                [*even, *odd] = *pair;
             }
         }
     }
-}
-
-/// The place in its group of a weight in one lane of one vector.
-#[inline(always)]
-fn place<L: Lanes, const V: usize>(vector: usize, lane: usize) -> usize {
-    if V == BF16_VECTORS { BF16_VECTORS * lane + vector } else { L::mxfp4_place(vector, lane) }
 }

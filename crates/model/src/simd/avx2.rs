@@ -1,27 +1,16 @@
 //! [`Lanes`] in one AVX2 register.
-//!
-//! The value of an MXFP4 nibble is exact in bf16, so two byte shuffles look up its halves, 32 nibbles at a time. What
-//! follows is as for bf16: two weights in each word.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::{BF16_VECTORS, Kernel, Lanes, MXFP4_VECTORS};
-use crate::mxfp4::{SCALES, VALUES};
+use super::mxfp4::power_places;
+use super::{BF16_VECTORS, Kernel, Lanes};
+use crate::mxfp4::DOUBLED;
 
 const LANES: usize = 8;
 
-/// The upper and the lower bytes of [`VALUES`] in bf16, for both halves of a register.
-static TABLES: [[u8; 32]; 2] = [table(24), table(16)];
-
-const fn table(shift: u32) -> [u8; 32] {
-    let mut table = [0; 32];
-    let mut index = 0;
-    while index < 32 {
-        table[index] = (VALUES[index % 16].to_bits() >> shift) as u8;
-        index += 1;
-    }
-    table
-}
+/// Places of the scales of a step, as a shuffle within each half takes them.
+static POWER_PLACES: [u8; 4 * LANES] = power_places();
 
 #[derive(Clone, Copy)]
 pub(super) struct Wide(__m256);
@@ -30,6 +19,15 @@ pub(super) struct Wide(__m256);
 #[target_feature(enable = "avx2,fma")]
 pub(super) fn run<K: Kernel>(kernel: K) -> K::Output {
     kernel.run::<Wide>()
+}
+
+/// Of [`Lanes::settled`]: assembly without an instruction that claims to change this register and all memory.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn settled(mut words: __m256i) -> __m256i {
+    // SAFETY: It does nothing at all.
+    unsafe { asm!("/* {0} */", inout(ymm_reg) words, options(nostack, preserves_flags)) };
+    words
 }
 
 // The processor has AVX2 and FMA wherever these methods run, by the rule at `Lanes`: each SAFETY line relies on
@@ -100,39 +98,93 @@ impl Lanes for Wide {
     }
 
     #[inline(always)]
-    fn mxfp4(words: __m256i) -> [Self; MXFP4_VECTORS] {
-        // SAFETY: The references span the 32 bytes read of each table; the loads need no alignment.
+    fn mxfp4(words: __m256i) -> [__m256i; 2] {
+        // SAFETY: The reference spans the 16 bytes read, and the load needs no alignment.
         unsafe {
-            let upper = _mm256_loadu_si256(TABLES[0].as_ptr().cast());
-            let lower = _mm256_loadu_si256(TABLES[1].as_ptr().cast());
+            let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(DOUBLED.as_ptr().cast()));
             let nibble = _mm256_set1_epi8(15);
-            let first = _mm256_and_si256(words, nibble);
-            let second = _mm256_and_si256(_mm256_srli_epi16::<4>(words), nibble);
-            // Weights `2b` and `2b + 1` of all bytes `b`, as bytes in the order of `b`.
-            let (first_upper, first_lower) =
-                (_mm256_shuffle_epi8(upper, first), _mm256_shuffle_epi8(lower, first));
-            let (second_upper, second_lower) =
-                (_mm256_shuffle_epi8(upper, second), _mm256_shuffle_epi8(lower, second));
-            let [a, c] = Self::bf16(_mm256_unpacklo_epi8(first_lower, first_upper));
-            let [b, d] = Self::bf16(_mm256_unpacklo_epi8(second_lower, second_upper));
-            let [e, g] = Self::bf16(_mm256_unpackhi_epi8(first_lower, first_upper));
-            let [f, h] = Self::bf16(_mm256_unpackhi_epi8(second_lower, second_upper));
-            [a, b, c, d, e, f, g, h]
+            let even = _mm256_and_si256(words, nibble);
+            let odd = _mm256_and_si256(_mm256_srli_epi16::<4>(words), nibble);
+            [_mm256_shuffle_epi8(table, even), _mm256_shuffle_epi8(table, odd)]
         }
     }
 
-    /// Each half of the register has its own block; a lane of the first four vectors has four neighbours of its
-    /// first half, of the others four of the second.
     #[inline(always)]
-    fn mxfp4_place(vector: usize, lane: usize) -> usize {
-        lane / 4 * 32 + vector / 4 * 16 + lane % 4 * 4 + vector % 4
+    fn powers(from: &[u8]) -> Self {
+        let bytes = match from.first_chunk() {
+            Some(from) => *from,
+            None => super::packed::<LANES>(from),
+        };
+        // SAFETY: The reference spans the 32 bytes read, and the load needs no alignment.
+        unsafe {
+            let bytes = _mm256_set1_epi64x(i64::from_le_bytes(bytes));
+            let places = _mm256_loadu_si256(POWER_PLACES.as_ptr().cast());
+            let bits = _mm256_srli_epi32::<1>(_mm256_shuffle_epi8(bytes, places));
+            // Byte 0 is the one power of two that float32 holds as a subnormal.
+            let bits = _mm256_max_epi32(bits, _mm256_set1_epi32(1 << 22));
+            let powers = _mm256_castsi256_ps(bits);
+            // Byte 255 is infinite so far, and becomes the NaN that it is.
+            Self(_mm256_fmadd_ps(powers, _mm256_setzero_ps(), powers))
+        }
     }
 
     #[inline(always)]
-    fn scales(from: &[u8]) -> Self {
-        let scale = |block: usize| SCALES[usize::from(from.get(block).copied().unwrap_or(0))];
+    fn no_words() -> __m256i {
         // SAFETY: Registers only.
-        Self(unsafe { _mm256_set_m128(_mm_set1_ps(scale(1)), _mm_set1_ps(scale(0))) })
+        unsafe { _mm256_setzero_si256() }
+    }
+
+    #[inline(always)]
+    fn load_words(from: &[f32; LANES]) -> __m256i {
+        // SAFETY: The reference spans the 32 bytes read, and the load needs no alignment.
+        unsafe { _mm256_loadu_si256(from.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn store_words(words: __m256i, to: &mut [f32; LANES]) {
+        // SAFETY: The reference spans the 32 bytes written, and the store needs no alignment.
+        unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), words) }
+    }
+
+    #[inline(always)]
+    fn dot<const FACTOR: i16>(weights: [__m256i; 2], x: [__m256i; 2]) -> __m256i {
+        // SAFETY: Registers only.
+        unsafe {
+            // Four products of at most 24 times 128 fit 16 bits.
+            let even = _mm256_maddubs_epi16(weights[0], x[0]);
+            let odd = _mm256_maddubs_epi16(weights[1], x[1]);
+            _mm256_madd_epi16(_mm256_add_epi16(even, odd), _mm256_set1_epi16(FACTOR))
+        }
+    }
+
+    #[inline(always)]
+    fn settled(words: __m256i) -> __m256i {
+        // SAFETY: This processor has AVX2.
+        unsafe { settled(words) }
+    }
+
+    #[inline(always)]
+    fn plus(words: __m256i, others: __m256i) -> __m256i {
+        // SAFETY: Registers only.
+        unsafe { _mm256_add_epi32(words, others) }
+    }
+
+    #[inline(always)]
+    fn times_256(words: __m256i) -> __m256i {
+        // SAFETY: Registers only.
+        unsafe { _mm256_slli_epi32::<8>(words) }
+    }
+
+    #[inline(always)]
+    fn pair_sums(first: __m256i, second: __m256i) -> __m256i {
+        // SAFETY: Registers only.
+        unsafe { _mm256_hadd_epi32(first, second) }
+    }
+
+    #[inline(always)]
+    fn floats(words: __m256i) -> Self {
+        // SAFETY: Registers only.
+        Self(unsafe { _mm256_cvtepi32_ps(words) })
     }
 
     #[inline(always)]

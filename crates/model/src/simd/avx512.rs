@@ -1,23 +1,26 @@
-//! [`Lanes`] in one AVX-512 register. A table of sixteen float32 fits a register too, so an MXFP4 nibble becomes
-//! its value in a single permute: vector `v` has nibble `v` of each word.
+//! [`Lanes`] in one AVX-512 register.
 
 use std::arch::x86_64::*;
 
-use super::{BF16_VECTORS, Kernel, Lanes, MXFP4_VECTORS};
-use crate::mxfp4::VALUES;
+use super::mxfp4::power_places;
+use super::{BF16_VECTORS, Kernel, Lanes};
+use crate::mxfp4::DOUBLED;
 
 const LANES: usize = 16;
+
+/// Places of the scales of a step, as a shuffle within each quarter takes them.
+static POWER_PLACES: [u8; 4 * LANES] = power_places();
 
 #[derive(Clone, Copy)]
 pub(super) struct Wide(__m512);
 
-/// Runs a loop compiled for AVX-512F.
-#[target_feature(enable = "avx512f")]
+/// Runs a loop compiled for AVX-512F and BW.
+#[target_feature(enable = "avx512f,avx512bw")]
 pub(super) fn run<K: Kernel>(kernel: K) -> K::Output {
     kernel.run::<Wide>()
 }
 
-// The processor has AVX-512F wherever these methods run, by the rule at `Lanes`: each SAFETY line relies on it
+// The processor has AVX-512F and BW wherever these methods run, by the rule at `Lanes`: each SAFETY line relies on it
 // and adds only what is said of memory.
 impl Lanes for Wide {
     type Array = [f32; LANES];
@@ -79,39 +82,97 @@ impl Lanes for Wide {
     }
 
     #[inline(always)]
-    fn mxfp4(mut words: __m512i) -> [Self; MXFP4_VECTORS] {
-        let mut weights = [Self::zero(); MXFP4_VECTORS];
-        for weights in &mut weights {
-            // SAFETY: The reference spans the 64 bytes read, and the load needs no alignment.
-            unsafe {
-                let table = _mm512_loadu_ps(VALUES.as_ptr());
-                // The permute looks at the low four bits of each index only.
-                *weights = Self(_mm512_permutexvar_ps(words, table));
-                words = _mm512_srli_epi32::<4>(words);
-            }
+    fn mxfp4(words: __m512i) -> [__m512i; 2] {
+        // SAFETY: The reference spans the 16 bytes read, and the load needs no alignment.
+        unsafe {
+            let table = _mm512_broadcast_i32x4(_mm_loadu_si128(DOUBLED.as_ptr().cast()));
+            let nibble = _mm512_set1_epi8(15);
+            let even = _mm512_and_si512(words, nibble);
+            let odd = _mm512_and_si512(_mm512_srli_epi16::<4>(words), nibble);
+            [_mm512_shuffle_epi8(table, even), _mm512_shuffle_epi8(table, odd)]
         }
-        weights
     }
 
     #[inline(always)]
-    fn mxfp4_place(vector: usize, lane: usize) -> usize {
-        MXFP4_VECTORS * lane + vector
+    fn powers(from: &[u8]) -> Self {
+        let bytes = match from.first_chunk() {
+            Some(from) => *from,
+            None => super::packed::<LANES>(from),
+        };
+        // SAFETY: The references span the 16 and 64 bytes read, and the loads need no alignment.
+        unsafe {
+            let bytes = _mm512_broadcast_i32x4(_mm_loadu_si128(bytes.as_ptr().cast()));
+            let places = _mm512_loadu_si512(POWER_PLACES.as_ptr().cast());
+            let bits = _mm512_srli_epi32::<1>(_mm512_shuffle_epi8(bytes, places));
+            // Byte 0 is the one power of two that float32 holds as a subnormal.
+            let bits = _mm512_max_epi32(bits, _mm512_set1_epi32(1 << 22));
+            let powers = _mm512_castsi512_ps(bits);
+            // Byte 255 is infinite so far, and becomes the NaN that it is.
+            Self(_mm512_fmadd_ps(powers, _mm512_setzero_ps(), powers))
+        }
     }
 
     #[inline(always)]
-    fn scales(from: &[u8]) -> Self {
-        // In a register: a copy of one to three bytes would be a call.
-        let packed = from.iter().rev().fold(0_u32, |packed, scale| packed << 8 | u32::from(*scale));
+    fn no_words() -> __m512i {
+        // SAFETY: Registers only.
+        unsafe { _mm512_setzero_si512() }
+    }
+
+    #[inline(always)]
+    fn load_words(from: &[f32; LANES]) -> __m512i {
+        // SAFETY: The reference spans the 64 bytes read, and the load needs no alignment.
+        unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn store_words(words: __m512i, to: &mut [f32; LANES]) {
+        // SAFETY: The reference spans the 64 bytes written, and the store needs no alignment.
+        unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), words) }
+    }
+
+    #[inline(always)]
+    fn dot<const FACTOR: i16>(weights: [__m512i; 2], x: [__m512i; 2]) -> __m512i {
         // SAFETY: Registers only.
         unsafe {
-            let bytes = _mm512_set1_epi32(packed as i32);
-            // Each lane's byte to the top, then all else cut off and the exponent put into its place.
-            let to_top = _mm512_set_epi32(0, 0, 0, 0, 8, 8, 8, 8, 16, 16, 16, 16, 24, 24, 24, 24);
-            let top = _mm512_srli_epi32::<24>(_mm512_sllv_epi32(bytes, to_top));
-            let bits = _mm512_slli_epi32::<23>(top);
-            // Byte 0 is the one power of two that float32 holds as a subnormal.
-            Self(_mm512_castsi512_ps(_mm512_max_epi32(bits, _mm512_set1_epi32(1 << 22))))
+            // Four products of at most 24 times 128 fit 16 bits.
+            let even = _mm512_maddubs_epi16(weights[0], x[0]);
+            let odd = _mm512_maddubs_epi16(weights[1], x[1]);
+            _mm512_madd_epi16(_mm512_add_epi16(even, odd), _mm512_set1_epi16(FACTOR))
         }
+    }
+
+    #[inline(always)]
+    fn settled(words: __m512i) -> __m512i {
+        words
+    }
+
+    #[inline(always)]
+    fn plus(words: __m512i, others: __m512i) -> __m512i {
+        // SAFETY: Registers only.
+        unsafe { _mm512_add_epi32(words, others) }
+    }
+
+    #[inline(always)]
+    fn times_256(words: __m512i) -> __m512i {
+        // SAFETY: Registers only.
+        unsafe { _mm512_slli_epi32::<8>(words) }
+    }
+
+    #[inline(always)]
+    fn pair_sums(first: __m512i, second: __m512i) -> __m512i {
+        // SAFETY: Registers only.
+        unsafe {
+            let (first, second) = (_mm512_castsi512_ps(first), _mm512_castsi512_ps(second));
+            let even = _mm512_castps_si512(_mm512_shuffle_ps::<0b10_00_10_00>(first, second));
+            let odd = _mm512_castps_si512(_mm512_shuffle_ps::<0b11_01_11_01>(first, second));
+            _mm512_add_epi32(even, odd)
+        }
+    }
+
+    #[inline(always)]
+    fn floats(words: __m512i) -> Self {
+        // SAFETY: Registers only.
+        Self(unsafe { _mm512_cvtepi32_ps(words) })
     }
 
     #[inline(always)]

@@ -1,15 +1,15 @@
-//! Products with many activation rows, near the processor's peak.
+//! Products of bf16 weights with many activation rows, near the processor's peak.
 //!
 //! A panel of some weight rows, a chunk of each, is unpacked once into the first-level cache and used for all activation
 //! rows whose chunk the second-level cache holds. Tiles of a few rows of both keep their products in registers for one
-//! run of groups, then add them to the sums: the order in which few rows are summed too.
+//! chunk, then add them to the sums: the order in which few rows are summed too.
 
 use std::ops::Range;
 
-use super::Lanes;
 use super::arranged::lines;
 use super::product::Product;
-use super::rows::{Group, Row, Rows};
+use super::rows::Bf16Row;
+use super::{BF16_VECTORS, Lanes};
 
 /// Registers that a chunk of a weight row unpacks to.
 pub(super) const VECTORS: usize = 64;
@@ -19,7 +19,7 @@ const PANEL_LEN: usize = 4096;
 /// small second-level cache; the sums of a task are much of the other half.
 const CACHED_ROWS: usize = 64;
 
-impl<W: Rows<V>, const V: usize> Product<'_, W, V> {
+impl Product<'_> {
     /// All weight rows times all activation rows.
     #[inline(always)]
     pub(super) fn many<L: Lanes>(&mut self) {
@@ -32,7 +32,6 @@ impl<W: Rows<V>, const V: usize> Product<'_, W, V> {
     /// All weight rows times some activation rows.
     #[inline(always)]
     fn block<L: Lanes>(&mut self, block: Range<usize>) {
-        const { assert!(VECTORS.is_multiple_of(W::Row::RUN * V), "a chunk is whole runs") };
         let panel_rows = PANEL_LEN / (VECTORS * L::LANES);
         let num_n = self.rows.len();
         let num_groups = self.x.row::<L>(0).len();
@@ -40,12 +39,12 @@ impl<W: Rows<V>, const V: usize> Product<'_, W, V> {
         let mut sums = lines(num_n * block.len() * L::LANES);
         let panel = L::arrays_mut(bytemuck::cast_slice_mut(&mut panel));
         let sums = L::arrays_mut(bytemuck::cast_slice_mut(&mut sums));
-        for start in (0..num_groups).step_by(VECTORS / V) {
-            let groups = start..num_groups.min(start + VECTORS / V);
+        for start in (0..num_groups).step_by(VECTORS / BF16_VECTORS) {
+            let groups = start..num_groups.min(start + VECTORS / BF16_VECTORS);
             for n in (0..num_n).step_by(panel_rows) {
                 let count = panel_rows.min(num_n - n);
                 for (index, to) in panel.chunks_exact_mut(VECTORS).take(count).enumerate() {
-                    unpack::<L, _, V>(self.rows.row(n + index), groups.clone(), to);
+                    unpack::<L>(self.rows.row(n + index), groups.clone(), to);
                 }
                 let sums = &mut sums[n * block.len()..][..count * block.len()];
                 self.multiply::<L>(panel, block.clone(), groups.clone(), sums);
@@ -72,11 +71,11 @@ impl<W: Rows<V>, const V: usize> Product<'_, W, V> {
         let x = |m| self.x.row::<L>(block.start + m)[groups.clone()].as_flattened();
         let mut m = 0;
         while m + 3 <= num_m {
-            rows_of_tiles::<L, W::Row, V, 3>(panel, [x(m), x(m + 1), x(m + 2)], m, sums, num_m);
+            rows_of_tiles::<L, 3>(panel, [x(m), x(m + 1), x(m + 2)], m, sums, num_m);
             m += 3;
         }
         while m < num_m {
-            rows_of_tiles::<L, W::Row, V, 1>(panel, [x(m)], m, sums, num_m);
+            rows_of_tiles::<L, 1>(panel, [x(m)], m, sums, num_m);
             m += 1;
         }
     }
@@ -84,18 +83,19 @@ impl<W: Rows<V>, const V: usize> Product<'_, W, V> {
 
 /// Unpacks some groups of a weight row.
 #[inline(always)]
-fn unpack<L: Lanes, R: Row<V>, const V: usize>(row: R, groups: Range<usize>, to: &mut [L::Array]) {
+fn unpack<L: Lanes>(row: Bf16Row<'_>, groups: Range<usize>, to: &mut [L::Array]) {
     let num_whole = row.num_whole_groups::<L>();
-    let (to, _) = to.as_chunks_mut::<V>();
+    let (to, _) = to.as_chunks_mut::<BF16_VECTORS>();
     for (group, to) in groups.zip(to) {
         let weights = if group < num_whole {
             row.prefetch::<L>(group);
             // SAFETY: Just compared.
-            unsafe { row.whole::<L>(group) }.scaled()
+            unsafe { row.whole::<L>(group) }
         } else {
-            row.rest::<L>().scaled()
+            row.rest::<L>()
         };
-        for vector in 0..V {
+        let weights = L::bf16(weights);
+        for vector in 0..BF16_VECTORS {
             weights[vector].store(&mut to[vector]);
         }
     }
@@ -103,7 +103,7 @@ fn unpack<L: Lanes, R: Row<V>, const V: usize>(row: R, groups: Range<usize>, to:
 
 /// All rows of a panel times `M` activation rows.
 #[inline(always)]
-fn rows_of_tiles<L: Lanes, R: Row<V>, const V: usize, const M: usize>(
+fn rows_of_tiles<L: Lanes, const M: usize>(
     panel: &[L::Array],
     x: [&[L::Array]; M],
     m: usize,
@@ -115,11 +115,11 @@ fn rows_of_tiles<L: Lanes, R: Row<V>, const V: usize, const M: usize>(
     let mut n = 0;
     while n + 4 <= num_n {
         let weights = [row(n), row(n + 1), row(n + 2), row(n + 3)];
-        tile::<L, 4, M>(weights, x, R::RUN * V, &mut sums[n * num_m + m..], num_m);
+        tile::<L, 4, M>(weights, x, &mut sums[n * num_m + m..], num_m);
         n += 4;
     }
     while n < num_n {
-        tile::<L, 1, M>([row(n)], x, R::RUN * V, &mut sums[n * num_m + m..], num_m);
+        tile::<L, 1, M>([row(n)], x, &mut sums[n * num_m + m..], num_m);
         n += 1;
     }
 }
@@ -130,7 +130,6 @@ fn rows_of_tiles<L: Lanes, R: Row<V>, const V: usize, const M: usize>(
 fn tile<L: Lanes, const N: usize, const M: usize>(
     weights: [&[L::Array]; N],
     x: [&[L::Array]; M],
-    run: usize,
     sums: &mut [L::Array],
     stride: usize,
 ) {
@@ -140,29 +139,24 @@ fn tile<L: Lanes, const N: usize, const M: usize>(
     let sums: [&mut [L::Array; M]; N] = std::array::from_fn(|_| {
         rows.next().and_then(|row| row.first_chunk_mut()).expect("a tile lies inside its block")
     });
-    let mut start = 0;
-    while start < len {
-        let end = len.min(start + run);
-        let mut products = [[L::zero(); M]; N];
-        for vector in start..end {
-            let mut loaded = [L::zero(); M];
-            for m in 0..M {
-                // SAFETY: All rows were cut to one length above, which the index is below.
-                loaded[m] = L::load(unsafe { x[m].get_unchecked(vector) });
-            }
-            for n in 0..N {
-                // SAFETY: Likewise.
-                let weight = L::load(unsafe { weights[n].get_unchecked(vector) });
-                for m in 0..M {
-                    products[n][m] = weight.fma(loaded[m], products[n][m]);
-                }
-            }
+    let mut products = [[L::zero(); M]; N];
+    for vector in 0..len {
+        let mut loaded = [L::zero(); M];
+        for m in 0..M {
+            // SAFETY: All rows were cut to one length above, which the index is below.
+            loaded[m] = L::load(unsafe { x[m].get_unchecked(vector) });
         }
         for n in 0..N {
+            // SAFETY: Likewise.
+            let weight = L::load(unsafe { weights[n].get_unchecked(vector) });
             for m in 0..M {
-                L::load(&sums[n][m]).add(products[n][m]).store(&mut sums[n][m]);
+                products[n][m] = weight.fma(loaded[m], products[n][m]);
             }
         }
-        start = end;
+    }
+    for n in 0..N {
+        for m in 0..M {
+            L::load(&sums[n][m]).add(products[n][m]).store(&mut sums[n][m]);
+        }
     }
 }

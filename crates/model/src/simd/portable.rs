@@ -1,13 +1,33 @@
 //! [`Lanes`] in plain Rust, for every other processor, and what the other two are tested against.
 
-use super::{BF16_VECTORS, LANES_PER_BLOCK, Lanes, MAX_LANES, MXFP4_VECTORS};
-use crate::mxfp4::{SCALES, VALUES};
+use super::mxfp4::block_of_lane;
+use super::{BF16_VECTORS, Lanes, MAX_LANES};
+use crate::mxfp4::SCALES;
 
 /// As many lanes as the widest registers have.
 const LANES: usize = MAX_LANES;
 
 #[derive(Clone, Copy)]
 pub(super) struct Wide([f32; LANES]);
+
+/// [`crate::mxfp4::DOUBLED`] of the lower halves of a word's bytes. Without memory, so that all words of a register are
+/// taken at once: twice a magnitude is its index, and from the fifth on steps are greater than one.
+#[inline(always)]
+fn doubled(word: u32) -> u32 {
+    const ONES: u32 = 0x0101_0101;
+    let index = word & (7 * ONES);
+    let from = |start: u32| (index + (8 - start) * ONES) >> 3 & ONES;
+    let doubled = index + from(5) + from(6) + 3 * from(7);
+    let negative = (word >> 3 & ONES) * 255;
+    12 * ONES + doubled - 2 * (doubled & negative)
+}
+
+/// The sum of the products of a word's bytes, the second ones with a sign.
+#[inline(always)]
+fn products(weights: u32, x: u32) -> i32 {
+    let product = |at: u32| (weights >> at & 255) as i32 * ((x << (24 - at)) as i32 >> 24);
+    product(0) + product(8) + (product(16) + product(24))
+}
 
 impl Lanes for Wide {
     type Array = [f32; LANES];
@@ -58,22 +78,68 @@ impl Lanes for Wide {
     }
 
     #[inline(always)]
-    fn mxfp4(words: [u32; LANES]) -> [Self; MXFP4_VECTORS] {
-        std::array::from_fn(|vector| {
-            Self(words.map(|word| VALUES[(word >> (4 * vector) & 15) as usize]))
+    fn mxfp4(words: [u32; LANES]) -> [[u32; LANES]; 2] {
+        [words.map(doubled), words.map(|word| doubled(word >> 4))]
+    }
+
+    #[inline(always)]
+    fn powers(from: &[u8]) -> Self {
+        Self(std::array::from_fn(|lane| {
+            from.get(block_of_lane(lane, LANES)).map_or(0.0, |scale| SCALES[usize::from(*scale)])
+        }))
+    }
+
+    #[inline(always)]
+    fn no_words() -> [u32; LANES] {
+        [0; LANES]
+    }
+
+    #[inline(always)]
+    fn load_words(from: &[f32; LANES]) -> [u32; LANES] {
+        from.map(f32::to_bits)
+    }
+
+    #[inline(always)]
+    fn store_words(words: [u32; LANES], to: &mut [f32; LANES]) {
+        *to = words.map(f32::from_bits);
+    }
+
+    #[inline(always)]
+    fn dot<const FACTOR: i16>(weights: [[u32; LANES]; 2], x: [[u32; LANES]; 2]) -> [u32; LANES] {
+        std::array::from_fn(|lane| {
+            let sum =
+                products(weights[0][lane], x[0][lane]) + products(weights[1][lane], x[1][lane]);
+            (sum * i32::from(FACTOR)) as u32
         })
     }
 
     #[inline(always)]
-    fn mxfp4_place(vector: usize, lane: usize) -> usize {
-        MXFP4_VECTORS * lane + vector
+    fn settled(words: [u32; LANES]) -> [u32; LANES] {
+        words
     }
 
     #[inline(always)]
-    fn scales(from: &[u8]) -> Self {
-        Self(std::array::from_fn(|lane| {
-            from.get(lane / LANES_PER_BLOCK).map_or(0.0, |scale| SCALES[usize::from(*scale)])
-        }))
+    fn plus(words: [u32; LANES], others: [u32; LANES]) -> [u32; LANES] {
+        std::array::from_fn(|lane| words[lane].wrapping_add(others[lane]))
+    }
+
+    #[inline(always)]
+    fn times_256(words: [u32; LANES]) -> [u32; LANES] {
+        words.map(|word| word << 8)
+    }
+
+    #[inline(always)]
+    fn pair_sums(first: [u32; LANES], second: [u32; LANES]) -> [u32; LANES] {
+        std::array::from_fn(|lane| {
+            let from = if lane % 4 < 2 { &first } else { &second };
+            let pair = lane / 4 * 4 + lane % 2 * 2;
+            from[pair].wrapping_add(from[pair + 1])
+        })
+    }
+
+    #[inline(always)]
+    fn floats(words: [u32; LANES]) -> Self {
+        Self(words.map(|word| word as i32 as f32))
     }
 
     #[inline(always)]

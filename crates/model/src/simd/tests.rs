@@ -23,6 +23,8 @@ const SHAPES: [(usize, usize, usize); 15] = [
     (32, 1, 4096),
 ];
 
+const PRECISIONS: [Precision; 2] = [Precision::Float32, Precision::Int16];
+
 /// Numbers between -1 and 1 with no pattern.
 fn noise(len: usize, mut state: u64) -> impl Iterator<Item = f32> {
     (0..len).map(move |_| {
@@ -68,12 +70,12 @@ impl Case {
     }
 }
 
-/// Expects `got` within float32 accumulation error of the dot product: the sum of magnitudes times a few ulp a
-/// hundred terms deep.
-fn close(got: f32, weights: &[f32], x: &[f32]) {
+/// Expects `got` within a share of the sum of magnitudes of the dot product. For float32 sums that is a few ulp a hundred
+/// terms deep; in whole numbers only the first rounding and the sums of blocks count.
+fn close(got: f32, weights: &[f32], x: &[f32], share: f64) {
     let terms = || weights.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x));
     let (sum, magnitude) = (terms().sum::<f64>(), terms().map(f64::abs).sum::<f64>());
-    assert!((f64::from(got) - sum).abs() <= 4e-6 * magnitude, "{got} is not {sum}");
+    assert!((f64::from(got) - sum).abs() <= share * magnitude, "{got} is not {sum}");
 }
 
 #[test]
@@ -83,13 +85,18 @@ fn products_match_float64_on_every_instruction_set() {
         let case = case(shape);
         let rows = || case.x.chunks_exact(num_cols);
         let mut bf16 = vec![0.0; num_rows * num_x];
-        let mut mxfp4 = bf16.clone();
+        let mut fine = bf16.clone();
+        let mut coarse = bf16.clone();
         Simd::bf16(&case.bf16, 0, &Arranged::new(simd, rows(), num_cols), &mut bf16);
-        Simd::mxfp4(&case.mxfp4, 0, &Arranged::new(simd, rows(), num_cols), &mut mxfp4);
+        let rounded = |precision| Rounded::new(simd, precision, rows(), num_cols);
+        Simd::mxfp4(&case.mxfp4, 0, &rounded(Precision::Float32), &mut fine);
+        Simd::mxfp4(&case.mxfp4, 0, &rounded(Precision::Int16), &mut coarse);
         for row in 0..num_rows {
+            let (bf16_row, mxfp4_row) = (case.bf16_row(row), case.mxfp4_row(row));
             for (index, x) in case.x.chunks_exact(num_cols).enumerate() {
-                close(bf16[row * num_x + index], &case.bf16_row(row), x);
-                close(mxfp4[row * num_x + index], &case.mxfp4_row(row), x);
+                close(bf16[row * num_x + index], &bf16_row, x, 4e-6);
+                close(fine[row * num_x + index], &mxfp4_row, x, 5e-7);
+                close(coarse[row * num_x + index], &mxfp4_row, x, 4e-5);
             }
         }
     }
@@ -104,18 +111,29 @@ fn a_result_has_the_same_bits_beside_any_others() {
         let case = case(shape);
         let rows = || case.x.chunks_exact(num_cols);
         let mut together = vec![0.0; num_rows * num_x];
-        let mut together_mxfp4 = together.clone();
         Simd::bf16(&case.bf16, 0, &Arranged::new(simd, rows(), num_cols), &mut together);
-        Simd::mxfp4(&case.mxfp4, 0, &Arranged::new(simd, rows(), num_cols), &mut together_mxfp4);
         for (index, x) in case.x.chunks_exact(num_cols).enumerate() {
             let alone = Arranged::new(simd, [x].into_iter(), num_cols);
-            let alone_mxfp4 = Arranged::new(simd, [x].into_iter(), num_cols);
             for row in 0..num_rows {
                 let mut out = [0.0];
                 Simd::bf16(&case.bf16, row, &alone, &mut out);
                 assert_eq!(out[0].to_bits(), together[row * num_x + index].to_bits());
-                Simd::mxfp4(&case.mxfp4, row, &alone_mxfp4, &mut out);
-                assert_eq!(out[0].to_bits(), together_mxfp4[row * num_x + index].to_bits());
+            }
+        }
+        for precision in PRECISIONS {
+            Simd::mxfp4(
+                &case.mxfp4,
+                0,
+                &Rounded::new(simd, precision, rows(), num_cols),
+                &mut together,
+            );
+            for (index, x) in case.x.chunks_exact(num_cols).enumerate() {
+                let alone = Rounded::new(simd, precision, [x].into_iter(), num_cols);
+                for row in 0..num_rows {
+                    let mut out = [0.0];
+                    Simd::mxfp4(&case.mxfp4, row, &alone, &mut out);
+                    assert_eq!(out[0].to_bits(), together[row * num_x + index].to_bits());
+                }
             }
         }
     }
@@ -125,7 +143,9 @@ fn a_result_has_the_same_bits_beside_any_others() {
 fn every_nibble_and_scale_unpacks_exactly() {
     // One weight is multiplied by one and the others by zero, so the product is that weight.
     for simd in Simd::supported() {
-        for scale in [0, 1, 100, 127, 150, 250] {
+        for (scale, precision) in
+            [0, 1, 100, 127, 150, 254].into_iter().flat_map(|s| PRECISIONS.map(|p| (s, p)))
+        {
             let blocks: Vec<u8> = (0..16).map(|byte| byte | (15 - byte) << 4).collect();
             let expected = decode_block(blocks.as_slice().try_into().unwrap(), scale);
             let weight = Mxfp4Matrix::new(1, 32, blocks, vec![scale]).unwrap();
@@ -135,12 +155,70 @@ fn every_nibble_and_scale_unpacks_exactly() {
                 for num_x in [1, 5] {
                     let mut out = vec![0.0; num_x];
                     let rows = vec![&x[..]; num_x].into_iter();
-                    Simd::mxfp4(&weight, 0, &Arranged::new(simd, rows, 32), &mut out);
+                    Simd::mxfp4(&weight, 0, &Rounded::new(simd, precision, rows, 32), &mut out);
                     let expected = vec![expected[place]; num_x];
                     assert_eq!(out, expected, "{simd:?}, scale {scale}, place {place}");
                 }
             }
         }
+    }
+}
+
+/// The product of one row of weights that are all 6, of `scale`, with one activation row.
+fn sixes(simd: Simd, precision: Precision, scale: u8, x: &[f32]) -> f32 {
+    let blocks = vec![0x77; x.len() / 2];
+    let weight = Mxfp4Matrix::new(1, x.len(), blocks, vec![scale; x.len() / 32]).unwrap();
+    let mut out = [0.0];
+    Simd::mxfp4(&weight, 0, &Rounded::new(simd, precision, [x].into_iter(), x.len()), &mut out);
+    out[0]
+}
+
+#[test]
+fn sums_of_the_greatest_numbers_do_not_overflow() {
+    // Mantissas around those at which a block's power of two changes, all of one sign and all times the greatest weight.
+    for (simd, precision) in Simd::supported().iter().flat_map(|s| PRECISIONS.map(|p| (*s, p))) {
+        for mantissa in [1.0, 1.333_333, 1.333_333_3, 1.333_333_4, 1.5, 1.992, 1.9922, 1.999_999_9]
+        {
+            for sign in [-1.0_f32, 1.0] {
+                let got = sixes(simd, precision, 127, &[sign * mantissa; 320]);
+                let expected = f64::from(sign * mantissa) * 6.0 * 320.0;
+                let error = (f64::from(got) - expected).abs() / expected.abs();
+                assert!(error < 4e-5, "{simd:?} {precision:?}: {got} is not {expected}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_no_number_or_infinite_comes_out_as_no_number() {
+    for (simd, precision) in Simd::supported().iter().flat_map(|s| PRECISIONS.map(|p| (*s, p))) {
+        for place in [0, 31, 32, 500, 543] {
+            for value in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                let mut x = [1.0; 544];
+                x[place] = value;
+                assert!(sixes(simd, precision, 127, &x).is_nan(), "{simd:?} {precision:?}");
+            }
+        }
+        for x in [0.0, 1.0] {
+            assert!(sixes(simd, precision, 255, &[x; 544]).is_nan(), "{simd:?} {precision:?}");
+        }
+    }
+}
+
+#[test]
+fn zeros_denormal_numbers_and_the_greatest_are_ordinary() {
+    for (simd, precision) in Simd::supported().iter().flat_map(|s| PRECISIONS.map(|p| (*s, p))) {
+        let of = |scale, x| sixes(simd, precision, scale, &[x; 96]);
+        assert_eq!(of(254, 0.0), 0.0);
+        assert_eq!(of(0, -0.0), 0.0);
+        // Less than half a step of the smallest power of two.
+        assert_eq!(of(127, f32::from_bits(1)), 0.0);
+        let least = 2.0_f32.powi(-100);
+        assert_eq!(of(127, least), 576.0 * least);
+        let great = 2.0_f32.powi(110);
+        assert_eq!(of(254, great), f32::INFINITY);
+        assert_eq!(of(100, great), 576.0 * 2.0_f32.powi(83));
+        assert_eq!(of(127, f32::MAX), f32::INFINITY);
     }
 }
 
