@@ -19,9 +19,10 @@ checkpoint and GGUF take 6.1 GB each at 8 layers (0.8 a layer less or more), the
    The weights are warm before anything counts: Harmonium decodes two steps first, and llama-bench takes a prompt of 64
    tokens first, in the same process, instead of a warm-up that repeats every test;
 5. takes the peak of resident memory of each (VmHWM: both map the weights, so pages of the file count);
-6. computes the logits of the same tokens with both. Harmonium keeps activations in float32 and is held against
-   transformers in float32 by tests (within 1e-4), so it stands for float32 here. llama.cpp rounds what meets MXFP4
-   weights to blocks of int8 and what meets bf16 weights to bf16, and its keys and values to float16. Between random
+6. computes the logits of the same tokens with both. With --activations float32, Harmonium is held against transformers in
+   float32 by tests (within 1e-4), so it stands for float32 here. As it was measured, it rounds what meets MXFP4 weights
+   to blocks of 16 bits; llama.cpp rounds that to blocks of int8, what meets bf16 weights to bf16, and its keys and
+   values to float16. Between random
    weights the choice of experts is close, and one other expert changes a row altogether. So rows are reported by
    their median and range, and say little about trained weights; `--layers 1` shows the rounding by itself;
 7. prints medians, best rounds and ratios of medians. A ratio is not called met or missed if a side's rounds differ by
@@ -211,11 +212,12 @@ class Harmonium(Side):
     def env(self):
         return {"HARMONIUM_MODEL_NUM_THREADS": str(self.threads)}
 
-    def logits(self, tokens):
+    def logits(self, tokens, activations):
         """Tensor `logits` of a safetensors file: the length of a JSON header, the header, the data."""
         out = self.checkpoint.with_suffix(".safetensors")
         ids = ",".join(map(str, tokens))
-        command = [self.binary, "logits", "--model", self.checkpoint, "--tokens", ids, "--out", out]
+        command = [self.binary, "logits", "--model", self.checkpoint, "--activations", activations, "--tokens", ids]
+        command += ["--out", out]
         run(command, self.wrap, self.env())
         data = out.read_bytes()
         return floats(data[8 + int.from_bytes(data[:8], "little") :])
@@ -231,12 +233,13 @@ def floats(data):
 
 
 def compare_logits(llama, harmonium):
-    """The relative error of llama.cpp's logits of every token, Harmonium's taken for float32."""
+    """The relative error of both sides' logits of every token, those of Harmonium in float32 taken for exact."""
     source = random.Random(0)
     tokens = [source.randrange(NUM_TEXT_TOKENS) for _ in range(LOGITS_TOKENS)]
-    theirs, ours = llama.logits(tokens), harmonium.logits(tokens)
-    rows = [slice(at, at + VOCABULARY) for at in range(0, len(ours), VOCABULARY)]
-    return [relative_error(theirs[row], ours[row]) for row in rows]
+    exact = harmonium.logits(tokens, "float32")
+    rows = [slice(at, at + VOCABULARY) for at in range(0, len(exact), VOCABULARY)]
+    sides = {"llama.cpp": llama.logits(tokens), "harmonium": harmonium.logits(tokens, "int16")}
+    return {name: [relative_error(logits[row], exact[row]) for row in rows] for name, logits in sides.items()}
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ class Result:
     facts: dict
     llama: object
     harmonium: object
-    errors: list
+    errors: dict
 
     def comparisons(self):
         """(what, their series, our series, ratio, whether it meets the goal) for every figure."""
@@ -80,15 +80,17 @@ class Result:
         called = "met" if ours <= MEMORY_GOAL * size else "more, keys and values included"
         lines.append(f"{'peak memory, GB':22}{theirs / 1e9:>22.2f}{ours / 1e9:>22.2f}{ours / theirs:>7.2f}x"
                      f"{f'<= {MEMORY_GOAL * size / 1e9:.2f}':>8}  {called}")
-        median = statistics.median(self.errors)
         lines += [
             "",
             "Speeds in tokens a second: median of the rounds (best, spread). Memory: the most that was resident;",
             f"its goal is {MEMORY_GOAL} times the checkpoint of {size / 1e9:.2f} GB, without keys and values.",
-            f"llama.cpp's logits of {len(self.errors)} tokens differ from float32 by {median:.1e} (median;"
-            f" {min(self.errors):.1e} to {max(self.errors):.1e}):",
-            "it rounds activations to int8 and bf16. Harmonium's are the float32 ones, as its tests hold them.",
         ]
+        for side, rounds in (("llama.cpp", "int8 and bf16"), ("harmonium", "int16")):
+            errors = self.errors[side]
+            lines.append(
+                f"{side}'s logits of {len(errors)} tokens differ from float32 by {statistics.median(errors):.1e} (median;"
+                f" {min(errors):.1e} to {max(errors):.1e}): it rounds activations to {rounds}."
+            )
         return "\n".join(lines)
 
     def text(self):
@@ -128,7 +130,7 @@ class Result:
                 for (name, number), theirs, ours, ratio, called in self.comparisons()
             ],
             "peak_bytes": dict(zip(("llama_cpp", "harmonium"), self.peaks(), strict=True)),
-            "llama_cpp_relative_errors_of_logits": self.errors,
+            "relative_errors_of_logits": self.errors,
             "runs": [
                 {"command": command(run), "peak_bytes": run.peak_bytes, "anonymous_bytes": run.anonymous_bytes,
                  "others_cores": run.others_cores}
