@@ -13,7 +13,8 @@ const CAPITALS: [(&str, &str); 3] = [("France", "Paris"), ("Japan", "Tokyo"), ("
 async fn nano_answers_chats_through_preemption_and_prefix_hits() {
     let dir = empty_dir();
     let config = dir.path().join("small.toml");
-    std::fs::write(&config, "[engine]\nkv_cache_mib = 1\n").unwrap();
+    let settings = "[engine]\nkv_cache_mib = 1\nmax_sequences = 64\nmax_rows = 512\n";
+    std::fs::write(&config, settings).unwrap();
     let args = ["--device", "host", "--context", "320", "--config", config.to_str().unwrap()];
     let server = Server::start(&args);
     assert!(

@@ -80,20 +80,6 @@ __device__ __forceinline__ float exp2_approx(float x) {
 
 // ---- global memory -------------------------------------------------------------------------------------------------
 
-// 16 bytes that no kernel writes while this one runs, and that are read once: weights. `from` is 16-byte aligned.
-__device__ __forceinline__ uint4 ldg_nc_v4(const void* from) {
-#ifdef __CUDACC__
-    uint4 v;
-    asm("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-                 : "l"(from));
-    return v;
-#else
-    host::check_aligned(from, 16, host::Access::Read);
-    return *static_cast<const uint4*>(from);
-#endif
-}
-
 // 16 bytes through the ordinary caches. `from` is 16-byte aligned.
 __device__ __forceinline__ uint4 ld_v4(const void* from) {
 #ifndef __CUDACC__
@@ -185,25 +171,6 @@ __device__ __forceinline__ void cp_async_wait() {
 #define SITE_HERE , host::Site site = HOST_SITE
 #define SITE_ONLY host::Site site = HOST_SITE
 #endif
-
-__device__ __forceinline__ void ldmatrix_x1(uint32_t (&out)[1], const void* row SITE_HERE) {
-#ifdef __CUDACC__
-    asm volatile("ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%0}, [%1];" : "=r"(out[0]) : "r"(shared_address(row)) : "memory");
-#else
-    host::ldmatrix(out, 1, row, false, site);
-#endif
-}
-
-__device__ __forceinline__ void ldmatrix_x2(uint32_t (&out)[2], const void* row SITE_HERE) {
-#ifdef __CUDACC__
-    asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0,%1}, [%2];"
-                 : "=r"(out[0]), "=r"(out[1])
-                 : "r"(shared_address(row))
-                 : "memory");
-#else
-    host::ldmatrix(out, 2, row, false, site);
-#endif
-}
 
 __device__ __forceinline__ void ldmatrix_x4(uint32_t (&out)[4], const void* row SITE_HERE) {
 #ifdef __CUDACC__
