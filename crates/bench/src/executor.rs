@@ -269,7 +269,13 @@ fn token(position: u32, spec: &ExecutorSpec) -> u32 {
 }
 
 fn sample(row: usize) -> Sample {
-    Sample { row, params: Arc::new(SamplingParams::greedy()), seed: 0, counts: Vec::new() }
+    Sample {
+        row,
+        params: Arc::new(SamplingParams::greedy()),
+        seed: 0,
+        counts: Vec::new(),
+        mask: None,
+    }
 }
 
 #[cfg(test)]

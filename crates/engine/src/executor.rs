@@ -7,6 +7,7 @@
 
 use std::ops::Range;
 
+use crate::mask::TokenMask;
 use crate::sampling::SamplingParams;
 use crate::seed::token_seed;
 
@@ -91,6 +92,8 @@ pub struct Sample {
     pub seed: u64,
     /// Tokens seen so far with their counts; filled only when a penalty needs it.
     pub counts: Vec<TokenCount>,
+    /// The tokens among which to choose; `None` is all of them. At least one of the vocabulary.
+    pub mask: Option<std::sync::Arc<TokenMask>>,
 }
 
 impl Sample {

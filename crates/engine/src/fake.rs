@@ -527,7 +527,8 @@ mod tests {
     fn logprobs_are_as_many_as_were_asked_for() {
         let mut executor = FakeExecutor::new(small_spec()).with_script(|_| 99);
         let params = SamplingParams { logprobs: Some(2), ..SamplingParams::greedy() };
-        let sample = Sample { row: 0, params: params.into(), seed: 0, counts: Vec::new() };
+        let sample =
+            Sample { row: 0, params: params.into(), seed: 0, counts: Vec::new(), mask: None };
         let batch = Batch { samples: vec![sample], ..batch(&[1], 0, &[0], &[0]) };
         let sampled = executor.run(&batch).unwrap();
         let logprobs = sampled[0].logprobs.as_ref().unwrap();

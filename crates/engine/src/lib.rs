@@ -21,6 +21,7 @@ mod executor;
 pub mod fake;
 mod handle;
 mod kv_cache;
+mod mask;
 mod plan;
 mod prefix_cache;
 #[cfg(test)]
@@ -43,6 +44,7 @@ pub use executor::{
     Span, TokenCount, TokenId,
 };
 pub use handle::{EngineConfig, Handle, TokenStream, start};
+pub use mask::TokenMask;
 pub use request::{EngineError, Event, FinishReason, Request};
 pub use sampling::{MAX_TOP_LOGPROBS, SamplingParams};
 pub use stats::Stats;

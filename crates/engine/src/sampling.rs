@@ -5,8 +5,8 @@ use crate::executor::TokenId;
 /// Most alternatives a token's log-probabilities may list.
 pub const MAX_TOP_LOGPROBS: u8 = 20;
 
-/// Sampling parameters of one request. Order of application: penalties, `logit_bias`, temperature, `top_k`,
-/// `top_p`, `min_p`.
+/// Sampling parameters of one request. Order of application: penalties, `logit_bias`, the mask of allowed tokens,
+/// temperature, `top_k`, `top_p`, `min_p`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SamplingParams {
     /// 0 means greedy: the most probable token, lowest id on a tie.

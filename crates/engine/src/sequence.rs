@@ -151,6 +151,7 @@ impl Sequence {
                 params: self.request.sampling.clone(),
                 seed: token_seed(self.request.seed, self.num_generated()),
                 counts: self.counts.values().copied().collect(),
+                mask: None,
             });
         }
     }

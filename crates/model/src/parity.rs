@@ -224,6 +224,7 @@ fn step(executor: &mut CpuExecutor, sequences: &mut [&mut Sequence]) {
             params: Arc::new(SamplingParams { logprobs: Some(3), ..SamplingParams::greedy() }),
             seed: 0,
             counts: Vec::new(),
+            mask: None,
         });
     }
     let sampled = executor.run(&batch).unwrap();
@@ -313,6 +314,7 @@ fn padding_of_the_vocabulary_is_never_chosen() {
                 params: Arc::new(params.clone()),
                 seed,
                 counts: Vec::new(),
+                mask: None,
             }],
         };
         last.tokens[0] = executor.run(&batch).unwrap()[0].token;

@@ -1,6 +1,6 @@
 //! One row of logits to one token.
 //!
-//! Order: penalties, `logit_bias`, then greedy choice, or temperature, `top_k`, `top_p` and `min_p` with candle's
+//! Order: penalties, `logit_bias`, the mask of allowed tokens, then greedy choice, or temperature, `top_k`, `top_p` and `min_p` with candle's
 //! sampler. It starts afresh from [`Sample::seed`] each time, so a choice depends on nothing but its row.
 //! What a device chooses is held against this, and rows that it leaves out come here.
 
@@ -21,6 +21,10 @@ pub(crate) fn sample(logits: &[f32], sample: &Sample) -> Result<Sampled, Executo
         if let Some(logit) = adjusted.get_mut(token as usize) {
             *logit += bias;
         }
+    }
+    if let Some(mask) = &sample.mask {
+        let disallowed = adjusted.iter_mut().zip(0..).filter(|(_, token)| !mask.allows(*token));
+        disallowed.for_each(|(logit, _)| *logit = f32::NEG_INFINITY);
     }
     check(&adjusted)?;
     let token = if is_greedy(params) {
@@ -123,7 +127,7 @@ mod tests {
     use super::*;
 
     fn wish(params: SamplingParams, seed: u64) -> Sample {
-        Sample { row: 0, params: Arc::new(params), seed, counts: Vec::new() }
+        Sample { row: 0, params: Arc::new(params), seed, counts: Vec::new(), mask: None }
     }
 
     /// Tokens chosen over many seeds, without repetition, in order.
@@ -197,6 +201,19 @@ mod tests {
         assert_eq!(counted(repetition, &[(1, true, 0), (3, true, 0)]), 2);
         let bias = SamplingParams { logit_bias: vec![(4, 100.0), (77, 100.0)], ..base() };
         assert_eq!(counted(bias, &[]), 4);
+    }
+
+    #[test]
+    fn a_mask_leaves_only_what_it_allows() {
+        for params in [SamplingParams::greedy(), SamplingParams::default()] {
+            let masked = |tokens: &[u32], seed| {
+                let mask = Some(Arc::new(tokens.iter().copied().collect()));
+                sample(&LOGITS, &Sample { mask, ..wish(params.clone(), seed) })
+            };
+            assert!((0..50).all(|seed| [0, 4].contains(&masked(&[0, 4], seed).unwrap().token)));
+            assert_eq!(masked(&[4], 0).unwrap().token, 4);
+            assert!(matches!(masked(&[99], 0), Err(ExecutorError::Step(_))));
+        }
     }
 
     #[test]

@@ -39,6 +39,7 @@ fn batch(len: usize, params: &[SamplingParams], counts: &[TokenCount], seed: u64
         params: Arc::new(params.clone()),
         seed: seed + index as u64,
         counts: if params.needs_counts() { counts.to_vec() } else { Vec::new() },
+        mask: None,
     });
     let blocks: Vec<u32> = (0..params.len() as u32).collect();
     Batch {

@@ -140,7 +140,7 @@ fn profiles_name_every_operation_of_a_step() {
     for mut executor in executors {
         let mut batch = crate::logits::prefill(executor.spec(), &[5]);
         let params = Arc::new(SamplingParams::greedy());
-        batch.samples = vec![Sample { row: 0, params, seed: 0, counts: Vec::new() }];
+        batch.samples = vec![Sample { row: 0, params, seed: 0, counts: Vec::new(), mask: None }];
         let times = executor.profile(&batch, 3).unwrap();
         let mut names: Vec<_> = times.iter().map(|time| time.op).collect();
         let ops = decode_ops(config, 1, 0, 2);

@@ -22,7 +22,7 @@ impl Wishes {
         let mut all = Self { rows: Vec::with_capacity(samples.len()), ..Self::default() };
         for sample in samples {
             let adjustments = adjustments(sample, num_tokens);
-            if adjustments.len() > room - all.adjustments.len() {
+            if sample.mask.is_some() || adjustments.len() > room - all.adjustments.len() {
                 all.rows.push(Wish::default());
                 continue;
             }
@@ -108,7 +108,7 @@ mod tests {
             num_generated,
         };
         let counts = counts.iter().map(count).collect();
-        Sample { row: 0, params: Arc::new(params), seed: 7, counts }
+        Sample { row: 0, params: Arc::new(params), seed: 7, counts, mask: None }
     }
 
     #[test]
