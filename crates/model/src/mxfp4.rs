@@ -14,13 +14,15 @@ pub const VALUES: [f32; 16] =
     [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0];
 
 /// Twice the value of each nibble, and 12 more: whole numbers from 0 to 24.
-pub static DOUBLED: [u8; 16] = doubled();
+pub static DOUBLED: [u8; 16] = doubled(12.0);
+/// Twice the value of each nibble, as a byte with a sign.
+pub static SIGNED: [u8; 16] = doubled(0.0);
 
-const fn doubled() -> [u8; 16] {
+const fn doubled(offset: f32) -> [u8; 16] {
     let mut table = [0; 16];
     let mut nibble = 0;
     while nibble < 16 {
-        table[nibble] = (2.0 * VALUES[nibble] + 12.0) as u8;
+        table[nibble] = (2.0 * VALUES[nibble] + offset) as i8 as u8;
         nibble += 1;
     }
     table

@@ -17,9 +17,12 @@ mod attention;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod interleaved;
 mod low_rank;
 mod mxfp4;
+mod pairs;
 mod panel;
+mod planes;
 mod portable;
 mod product;
 mod rounded;
@@ -39,11 +42,12 @@ use rows::Bf16Rows;
 
 use crate::adapter::LowRank;
 use crate::checkpoint::weights::{Bf16Matrix, Mxfp4Matrix};
+use crate::mxfp4::BLOCK_BYTES;
 
 /// Vectors of weights in one group of bf16: a register of stored weights unpacks to so many.
 pub(crate) const BF16_VECTORS: usize = 2;
 /// Lanes that a register of MXFP4 weights has for each of its blocks.
-const LANES_PER_BLOCK: usize = crate::mxfp4::BLOCK_BYTES / 4;
+const LANES_PER_BLOCK: usize = BLOCK_BYTES / 4;
 /// Such registers in a step, which has as many blocks as there are lanes: groups.
 const GROUPS: usize = 4;
 /// Most lanes of any instruction set.
@@ -77,14 +81,20 @@ trait Lanes: Copy {
     fn words(from: &[u8]) -> Self::Words;
     /// A group of bf16 weights. Lane `l` of vector `v` has the one at place `2 l + v` of the group.
     fn bf16(words: Self::Words) -> [Self; BF16_VECTORS];
-    /// MXFP4 weights, twice their value and greater by [`rounded::OFFSET`], as bytes: those at even and those at odd
+    /// MXFP4 weights, twice their value and greater by [`planes::OFFSET`], as bytes: those at even and those at odd
     /// places of the row, in order.
     fn mxfp4(words: Self::Words) -> [Self::Words; 2];
     /// The scales of the MXFP4 blocks of a step in the lanes that [`mxfp4::block_of_lane`] says; any number for blocks
     /// that lack.
     fn powers(from: &[u8]) -> Self;
+    /// In lane `l`, of each stored MXFP4 block `row(l)`, the words in order.
+    fn columns<'a>(row: impl Fn(usize) -> &'a [u8; BLOCK_BYTES]) -> [Self::Words; LANES_PER_BLOCK];
+    /// MXFP4 weights, twice their value, as pairs of 16 bits with a sign: those that [`pairs::places`] says of a word.
+    fn mxfp4_pairs(words: Self::Words) -> [Self::Words; 4];
     /// All words zero.
     fn no_words() -> Self::Words;
+    /// All words this one.
+    fn splat_words(word: i32) -> Self::Words;
     /// Words from memory for numbers.
     fn load_words(from: &Self::Array) -> Self::Words;
     /// Words to memory for numbers.
@@ -99,6 +109,10 @@ trait Lanes: Copy {
     fn plus(words: Self::Words, others: Self::Words) -> Self::Words;
     /// Words as whole numbers times 256, modulo 2^32.
     fn times_256(words: Self::Words) -> Self::Words;
+    /// Words as whole numbers times 65,536, modulo 2^32.
+    fn times_65536(words: Self::Words) -> Self::Words;
+    /// To each sum the products of both 16-bit numbers with a sign that a lane has, modulo 2^32.
+    fn add_pairs(weights: Self::Words, x: Self::Words, sums: Self::Words) -> Self::Words;
     /// In each four lanes the sums of neighbours, two of the first register's, then two of the second's.
     fn pair_sums(first: Self::Words, second: Self::Words) -> Self::Words;
     /// Whole numbers with a sign, rounded to float32.
@@ -111,7 +125,7 @@ trait Lanes: Copy {
     fn add(self, other: Self) -> Self;
     /// Asks for the cache line at an address, which may be anywhere.
     fn prefetch(at: *const u8);
-    /// The sum of all lanes, in an order of its own that never changes.
+    /// The sum of all lanes: the second half is added to the first, then the second half of what is left, down to one.
     fn sum(self) -> f32;
 }
 
@@ -155,6 +169,17 @@ trait Kernel {
     fn run<L: Lanes>(self) -> Self::Output;
 }
 
+/// Says how many lanes there are.
+struct NumLanes;
+
+impl Kernel for NumLanes {
+    type Output = usize;
+
+    fn run<L: Lanes>(self) -> usize {
+        L::LANES
+    }
+}
+
 impl fmt::Display for Simd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -187,6 +212,11 @@ impl Simd {
         }
         supported.push(Self::Portable);
         supported
+    }
+
+    /// Lanes of a register.
+    fn lanes(self) -> usize {
+        self.run(NumLanes)
     }
 
     fn run<K: Kernel>(self, kernel: K) -> K::Output {

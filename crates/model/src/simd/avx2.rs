@@ -4,8 +4,8 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::mxfp4::power_places;
-use super::{BF16_VECTORS, Kernel, Lanes};
-use crate::mxfp4::DOUBLED;
+use super::{BF16_VECTORS, Kernel, LANES_PER_BLOCK, Lanes};
+use crate::mxfp4::{BLOCK_BYTES, DOUBLED, SIGNED};
 
 const LANES: usize = 8;
 
@@ -129,6 +129,48 @@ impl Lanes for Wide {
     }
 
     #[inline(always)]
+    fn columns<'a>(row: impl Fn(usize) -> &'a [u8; BLOCK_BYTES]) -> [__m256i; LANES_PER_BLOCK] {
+        // SAFETY: The references span the 16 bytes read, and the loads need no alignment.
+        unsafe {
+            let load = |lane: usize| _mm_loadu_si128(row(lane).as_ptr().cast());
+            let two = |lane: usize| _mm256_set_m128i(load(lane + 4), load(lane));
+            let (a, b, c, d) = (two(0), two(1), two(2), two(3));
+            let (ab_low, ab_high) = (_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+            let (cd_low, cd_high) = (_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
+            [
+                _mm256_unpacklo_epi64(ab_low, cd_low),
+                _mm256_unpackhi_epi64(ab_low, cd_low),
+                _mm256_unpacklo_epi64(ab_high, cd_high),
+                _mm256_unpackhi_epi64(ab_high, cd_high),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn mxfp4_pairs(words: __m256i) -> [__m256i; 4] {
+        // SAFETY: The reference spans the 16 bytes read, and the load needs no alignment.
+        unsafe {
+            let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(SIGNED.as_ptr().cast()));
+            let nibble = _mm256_set1_epi8(15);
+            let even = _mm256_shuffle_epi8(table, _mm256_and_si256(words, nibble));
+            let odd = _mm256_and_si256(_mm256_srli_epi16::<4>(words), nibble);
+            let odd = _mm256_shuffle_epi8(table, odd);
+            [
+                _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(even)),
+                _mm256_srai_epi16::<8>(even),
+                _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(odd)),
+                _mm256_srai_epi16::<8>(odd),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn splat_words(word: i32) -> __m256i {
+        // SAFETY: Registers only.
+        unsafe { _mm256_set1_epi32(word) }
+    }
+
+    #[inline(always)]
     fn no_words() -> __m256i {
         // SAFETY: Registers only.
         unsafe { _mm256_setzero_si256() }
@@ -173,6 +215,18 @@ impl Lanes for Wide {
     fn times_256(words: __m256i) -> __m256i {
         // SAFETY: Registers only.
         unsafe { _mm256_slli_epi32::<8>(words) }
+    }
+
+    #[inline(always)]
+    fn times_65536(words: __m256i) -> __m256i {
+        // SAFETY: Registers only.
+        unsafe { _mm256_slli_epi32::<16>(words) }
+    }
+
+    #[inline(always)]
+    fn add_pairs(weights: __m256i, x: __m256i, sums: __m256i) -> __m256i {
+        // SAFETY: Registers only.
+        unsafe { _mm256_add_epi32(_mm256_madd_epi16(weights, x), sums) }
     }
 
     #[inline(always)]

@@ -3,8 +3,8 @@
 use std::arch::x86_64::*;
 
 use super::mxfp4::power_places;
-use super::{BF16_VECTORS, Kernel, Lanes};
-use crate::mxfp4::DOUBLED;
+use super::{BF16_VECTORS, Kernel, LANES_PER_BLOCK, Lanes};
+use crate::mxfp4::{BLOCK_BYTES, DOUBLED, SIGNED};
 
 const LANES: usize = 16;
 
@@ -113,6 +113,53 @@ impl Lanes for Wide {
     }
 
     #[inline(always)]
+    fn columns<'a>(row: impl Fn(usize) -> &'a [u8; BLOCK_BYTES]) -> [__m512i; LANES_PER_BLOCK] {
+        // SAFETY: The references span the 16 bytes read, and the loads need no alignment.
+        unsafe {
+            let load = |lane: usize| _mm_loadu_si128(row(lane).as_ptr().cast());
+            let four = |lane: usize| {
+                let first = _mm512_castsi128_si512(load(lane));
+                let second = _mm512_inserti32x4::<1>(first, load(lane + 4));
+                let third = _mm512_inserti32x4::<2>(second, load(lane + 8));
+                _mm512_inserti32x4::<3>(third, load(lane + 12))
+            };
+            let (a, b, c, d) = (four(0), four(1), four(2), four(3));
+            let (ab_low, ab_high) = (_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+            let (cd_low, cd_high) = (_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+            [
+                _mm512_unpacklo_epi64(ab_low, cd_low),
+                _mm512_unpackhi_epi64(ab_low, cd_low),
+                _mm512_unpacklo_epi64(ab_high, cd_high),
+                _mm512_unpackhi_epi64(ab_high, cd_high),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn mxfp4_pairs(words: __m512i) -> [__m512i; 4] {
+        // SAFETY: The reference spans the 16 bytes read, and the load needs no alignment.
+        unsafe {
+            let table = _mm512_broadcast_i32x4(_mm_loadu_si128(SIGNED.as_ptr().cast()));
+            let nibble = _mm512_set1_epi8(15);
+            let even = _mm512_shuffle_epi8(table, _mm512_and_si512(words, nibble));
+            let odd = _mm512_and_si512(_mm512_srli_epi16::<4>(words), nibble);
+            let odd = _mm512_shuffle_epi8(table, odd);
+            [
+                _mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(even)),
+                _mm512_srai_epi16::<8>(even),
+                _mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(odd)),
+                _mm512_srai_epi16::<8>(odd),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn splat_words(word: i32) -> __m512i {
+        // SAFETY: Registers only.
+        unsafe { _mm512_set1_epi32(word) }
+    }
+
+    #[inline(always)]
     fn no_words() -> __m512i {
         // SAFETY: Registers only.
         unsafe { _mm512_setzero_si512() }
@@ -159,6 +206,18 @@ impl Lanes for Wide {
     }
 
     #[inline(always)]
+    fn times_65536(words: __m512i) -> __m512i {
+        // SAFETY: Registers only.
+        unsafe { _mm512_slli_epi32::<16>(words) }
+    }
+
+    #[inline(always)]
+    fn add_pairs(weights: __m512i, x: __m512i, sums: __m512i) -> __m512i {
+        // SAFETY: Registers only.
+        unsafe { _mm512_add_epi32(_mm512_madd_epi16(weights, x), sums) }
+    }
+
+    #[inline(always)]
     fn pair_sums(first: __m512i, second: __m512i) -> __m512i {
         // SAFETY: Registers only.
         unsafe {
@@ -202,6 +261,13 @@ impl Lanes for Wide {
     #[inline(always)]
     fn sum(self) -> f32 {
         // SAFETY: Registers only.
-        unsafe { _mm512_reduce_add_ps(self.0) }
+        unsafe {
+            let upper = _mm512_castps_pd(self.0);
+            let upper = _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(upper));
+            let eight = _mm256_add_ps(_mm512_castps512_ps256(self.0), upper);
+            let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+            let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
+        }
     }
 }

@@ -1,39 +1,31 @@
 //! Products with MXFP4 weights, in whole numbers up to the end of each block.
 //!
-//! Weights are twice their value and greater by 12: 0 to 24, one byte each. One instruction multiplies them with a plane
-//! of activations and adds neighbours. Sums over a block are exact in 32 bits, once what the 12 added is taken off; then
-//! they become float32 and enter the sum of the row, a lane for each of as many blocks as there are lanes. So the order
-//! of float32 additions is that of [`add_step`], whether weights come from memory or from a panel.
-//!
-//! One activation row uses weights from the registers that they were unpacked to. For more, some weight rows are
-//! unpacked into the first-level cache, a byte a weight, and used for all activation rows that the second-level cache
-//! holds.
+//! For few activation rows, weights are used from the registers that they were unpacked to: twice their value and greater
+//! by 12, 0 to 24, one byte each. One instruction multiplies them with a plane of activations and adds neighbours. Sums
+//! over a block are exact in 32 bits, once what the 12 added is taken off; then they become float32 and enter the sum of
+//! the row, a lane for each of as many blocks as there are lanes. For many rows weights become pairs of 16 bits with a
+//! row in each lane: see [`super::interleaved`]. Sums of blocks are the same whole numbers, and they enter the sum of
+//! their lane in the same order, so the bits do not depend on how many rows there are.
 
-use std::ops::Range;
-
-use super::arranged::lines;
-use super::rounded::step_registers;
+use super::interleaved::{self, Interleave, PANEL_REGISTERS};
+use super::pairs::PAIRS;
+use super::planes::step_registers;
+use super::rounded::Order;
 use super::{GROUPS, Kernel, LANES_PER_BLOCK, Lanes, MAX_LANES, Rounded};
 use crate::checkpoint::weights::Mxfp4Matrix;
-use crate::mxfp4::{BLOCK, BLOCK_BYTES};
+use crate::mxfp4::{BLOCK, BLOCK_BYTES, SCALES};
 
-/// Activation rows up to which weights are not kept unpacked.
-const FEW_ROWS: usize = 3;
 /// Weight rows side by side, so that activations are loaded once for both.
 const TILE_ROWS: usize = 2;
-/// Weight rows of a panel. With one activation row, at 2,880 columns, they fill most of a small first-level cache.
-const PANEL_ROWS: usize = 4;
-/// Activation rows that are multiplied by a panel while they are in a small second-level cache: 300 KB at 2,880 columns.
-const CACHED_ROWS: usize = 32;
 /// Bytes ahead of the weights in use that are asked for: half a page, since the processor's own prefetch stops at the
 /// end of each. Rows follow one another, so this reaches into the next.
 const PREFETCH: usize = 2048;
 /// Bytes of a cache line.
 const LINE_BYTES: usize = 64;
-/// Registers of a step in a panel: weights at even and at odd places of each group, then the blocks' scales.
-const PANEL_STEP: usize = 2 * GROUPS + 1;
+/// Pairs of the weights in a word.
+const WORD_PAIRS: usize = 4;
 
-/// One product with activations of `P` planes, `out` row-major with a row for each weight row.
+/// One product with activations of `P` bytes, `out` row-major with a row for each weight row.
 pub(super) struct Mxfp4Product<'a, const P: usize> {
     blocks_per_row: usize,
     blocks: &'a [[u8; BLOCK_BYTES]],
@@ -51,7 +43,7 @@ impl<'a, const P: usize> Mxfp4Product<'a, P> {
         out: &'a mut [f32],
     ) -> Self {
         assert_eq!(weight.num_cols, x.row_len(), "weights and activations have one width");
-        assert_eq!(x.precision().planes(), P, "the caller chose by the precision");
+        assert_eq!(super::planes::planes(x.precision()), P, "the caller chose by the precision");
         let num_x = x.num_rows();
         assert!(num_x > 0 && out.len().is_multiple_of(num_x), "the output is whole rows");
         let blocks_per_row = weight.num_cols / BLOCK;
@@ -60,9 +52,35 @@ impl<'a, const P: usize> Mxfp4Product<'a, P> {
         let (blocks, scales) = (&blocks[range.clone()], &weight.scales[range]);
         Self { blocks_per_row, blocks, scales, x, out }
     }
+}
 
-    fn num_rows(&self) -> usize {
-        self.out.len() / self.x.num_rows()
+impl<const P: usize> Kernel for Mxfp4Product<'_, P> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        let Self { blocks_per_row, blocks, scales, x, out } = self;
+        let rows = StoredRows { blocks_per_row, blocks, scales };
+        match (x.order(), P) {
+            (Order::Planes, _) => few::<L, P>(&rows, x, out),
+            (Order::Pairs { chains }, 2) => interleaved::multiply::<L, 1>(&rows, x, chains, out),
+            (Order::Pairs { chains }, _) => interleaved::multiply::<L, 2>(&rows, x, chains, out),
+        }
+    }
+}
+
+/// Rows as they are stored.
+#[derive(Clone, Copy)]
+struct StoredRows<'a> {
+    blocks_per_row: usize,
+    blocks: &'a [[u8; BLOCK_BYTES]],
+    scales: &'a [u8],
+}
+
+impl<'a> StoredRows<'a> {
+    #[inline(always)]
+    fn len(&self) -> usize {
+        self.blocks.len() / self.blocks_per_row
     }
 
     #[inline(always)]
@@ -72,113 +90,56 @@ impl<'a, const P: usize> Mxfp4Product<'a, P> {
     }
 }
 
-impl<const P: usize> Kernel for Mxfp4Product<'_, P> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<L: Lanes>(mut self) {
-        let num_x = self.x.num_rows();
-        if num_x <= FEW_ROWS {
-            self.few::<L>();
-        } else {
-            for start in (0..num_x).step_by(CACHED_ROWS) {
-                self.many::<L>(start..num_x.min(start + CACHED_ROWS));
-            }
-        }
-    }
-}
-
-impl<const P: usize> Mxfp4Product<'_, P> {
-    /// All weight rows times all activation rows, which are few.
-    #[inline(always)]
-    fn few<L: Lanes>(&mut self) {
-        let num_n = self.num_rows();
-        let mut n = 0;
-        while n + TILE_ROWS <= num_n {
-            let rows = [self.row(n), self.row(n + 1)];
-            self.tiles::<L, _, TILE_ROWS>(rows, n, 0..self.x.num_rows());
-            n += TILE_ROWS;
-        }
-        if n < num_n {
-            self.tiles::<L, _, 1>([self.row(n)], n, 0..self.x.num_rows());
-        }
+impl<L: Lanes> Interleave<L> for StoredRows<'_> {
+    fn num_rows(&self) -> usize {
+        self.len()
     }
 
-    /// All weight rows times some activation rows.
     #[inline(always)]
-    fn many<L: Lanes>(&mut self, block: Range<usize>) {
-        let num_blocks = self.blocks_per_row;
-        let row_registers = num_blocks.div_ceil(L::LANES) * PANEL_STEP;
-        let mut panel = lines(PANEL_ROWS * row_registers * L::LANES);
-        let panel = L::arrays_mut(bytemuck::cast_slice_mut(&mut panel));
-        for n in (0..self.num_rows()).step_by(PANEL_ROWS) {
-            let count = PANEL_ROWS.min(self.num_rows() - n);
-            for (index, to) in panel.chunks_exact_mut(row_registers).take(count).enumerate() {
-                unpack::<L>(self.row(n + index), to);
-            }
-            let row = |index: usize| PanelRow::<L> {
-                steps: &panel[index * row_registers..][..row_registers],
-            };
-            let mut index = 0;
-            while index + TILE_ROWS <= count {
-                let rows = [row(index), row(index + 1)];
-                self.tiles::<L, _, TILE_ROWS>(rows, n + index, block.clone());
-                index += TILE_ROWS;
-            }
-            if index < count {
-                self.tiles::<L, _, 1>([row(index)], n + index, block.clone());
-            }
-        }
-    }
-
-    /// Weight rows `n .. n + N` times some activation rows.
-    #[inline(always)]
-    fn tiles<L: Lanes, R: Row<L>, const N: usize>(
-        &mut self,
-        rows: [R; N],
-        n: usize,
-        block: Range<usize>,
+    fn interleave(
+        &self,
+        first: usize,
+        blocks: impl Iterator<Item = usize>,
+        pairs: &mut [L::Array],
+        scales: &mut [L::Array],
     ) {
-        let num_x = self.x.num_rows();
-        for m in block {
-            let sums: [f32; N] = tile::<L, R, P, N>(rows, self.x.row::<L>(m), self.blocks_per_row);
-            for (index, sum) in sums.into_iter().enumerate() {
-                self.out[(n + index) * num_x + m] = sum;
+        let pairs = pairs.chunks_exact_mut(PAIRS * PANEL_REGISTERS);
+        let scales = scales.chunks_exact_mut(PANEL_REGISTERS);
+        for ((block, pairs), scales) in blocks.zip(pairs).zip(scales) {
+            for (register, scales) in scales.iter_mut().enumerate() {
+                // Rows that lack are the last one once more.
+                let place = |lane: usize| {
+                    let row = (first + register * L::LANES + lane).min(self.len() - 1);
+                    row * self.blocks_per_row + block
+                };
+                let columns = L::columns(|lane| &self.blocks[place(lane)]);
+                for (word, column) in columns.into_iter().enumerate() {
+                    for (index, pair) in L::mxfp4_pairs(column).into_iter().enumerate() {
+                        let to = (word * WORD_PAIRS + index) * PANEL_REGISTERS + register;
+                        L::store_words(pair, &mut pairs[to]);
+                    }
+                }
+                let mut of_rows = [0.0; MAX_LANES];
+                for (lane, scale) in of_rows[..L::LANES].iter_mut().enumerate() {
+                    *scale = SCALES[usize::from(self.scales[place(lane)])];
+                }
+                *scales = L::arrays(&of_rows)[0];
             }
         }
     }
 }
 
-/// A weight row, wherever it is read from.
-trait Row<L: Lanes>: Copy {
-    /// As many blocks of it as there are lanes, or what is left at its end.
-    type Step: Step<L>;
-    /// The step at an index.
-    fn step(self, index: usize) -> Self::Step;
-    /// The step after `count` whole ones.
-    fn rest(self, count: usize) -> Self::Step;
-}
-
-/// Weights of a step.
-trait Step<L: Lanes>: Copy {
-    /// The weights of a group at even and at odd places.
-    fn weights(self, group: usize) -> [L::Words; 2];
-    /// The scales of the blocks.
-    fn scales(self) -> L;
-}
-
-/// A row as it is stored.
+/// A row as it is stored, or a part of it.
 #[derive(Clone, Copy)]
 struct StoredRow<'a> {
     blocks: &'a [[u8; BLOCK_BYTES]],
     scales: &'a [u8],
 }
 
-impl<'a, L: Lanes> Row<L> for StoredRow<'a> {
-    type Step = StoredRow<'a>;
-
+impl<'a> StoredRow<'a> {
+    /// As many blocks as there are lanes.
     #[inline(always)]
-    fn step(self, index: usize) -> StoredRow<'a> {
+    fn step<L: Lanes>(self, index: usize) -> StoredRow<'a> {
         let blocks = &self.blocks[index * L::LANES..][..L::LANES];
         for line in 0..(L::LANES * BLOCK_BYTES).div_ceil(LINE_BYTES) {
             L::prefetch(blocks.as_ptr().cast::<u8>().wrapping_add(PREFETCH + line * LINE_BYTES));
@@ -186,57 +147,50 @@ impl<'a, L: Lanes> Row<L> for StoredRow<'a> {
         StoredRow { blocks, scales: &self.scales[index * L::LANES..][..L::LANES] }
     }
 
+    /// What is left after `count` whole steps.
     #[inline(always)]
-    fn rest(self, count: usize) -> StoredRow<'a> {
+    fn rest<L: Lanes>(self, count: usize) -> StoredRow<'a> {
         let start = count * L::LANES;
         StoredRow { blocks: &self.blocks[start..], scales: &self.scales[start..] }
     }
-}
 
-impl<L: Lanes> Step<L> for StoredRow<'_> {
+    /// The weights of a group of a step at even and at odd places.
     #[inline(always)]
-    fn weights(self, group: usize) -> [L::Words; 2] {
+    fn weights<L: Lanes>(self, group: usize) -> [L::Words; 2] {
         let blocks_per_group = L::LANES / LANES_PER_BLOCK;
         let start = group * blocks_per_group;
         let end = self.blocks.len().min(start + blocks_per_group);
         L::mxfp4(L::words(self.blocks[start..end].as_flattened()))
     }
+}
 
-    #[inline(always)]
-    fn scales(self) -> L {
-        L::powers(self.scales)
+/// All weight rows times all activation rows, which are few.
+#[inline(always)]
+fn few<L: Lanes, const P: usize>(rows: &StoredRows<'_>, x: &Rounded, out: &mut [f32]) {
+    let mut n = 0;
+    while n + TILE_ROWS <= rows.len() {
+        tiles::<L, P, TILE_ROWS>([rows.row(n), rows.row(n + 1)], n, x, out);
+        n += TILE_ROWS;
+    }
+    if n < rows.len() {
+        tiles::<L, P, 1>([rows.row(n)], n, x, out);
     }
 }
 
-/// A row unpacked in a panel.
-#[derive(Clone, Copy)]
-struct PanelRow<'a, L: Lanes> {
-    steps: &'a [L::Array],
-}
-
-impl<L: Lanes> Row<L> for PanelRow<'_, L> {
-    type Step = Self;
-
-    #[inline(always)]
-    fn step(self, index: usize) -> Self {
-        Self { steps: &self.steps[index * PANEL_STEP..][..PANEL_STEP] }
-    }
-
-    #[inline(always)]
-    fn rest(self, count: usize) -> Self {
-        Row::step(self, count)
-    }
-}
-
-impl<L: Lanes> Step<L> for PanelRow<'_, L> {
-    #[inline(always)]
-    fn weights(self, group: usize) -> [L::Words; 2] {
-        [L::load_words(&self.steps[2 * group]), L::load_words(&self.steps[2 * group + 1])]
-    }
-
-    #[inline(always)]
-    fn scales(self) -> L {
-        L::load(&self.steps[2 * GROUPS])
+/// Weight rows `n .. n + N` times all activation rows.
+#[inline(always)]
+fn tiles<L: Lanes, const P: usize, const N: usize>(
+    rows: [StoredRow<'_>; N],
+    n: usize,
+    x: &Rounded,
+    out: &mut [f32],
+) {
+    let num_x = x.num_rows();
+    for m in 0..num_x {
+        let sums: [f32; N] = tile::<L, P, N>(rows, x.plane_row::<L>(m));
+        for (index, sum) in sums.into_iter().enumerate() {
+            out[(n + index) * num_x + m] = sum;
+        }
     }
 }
 
@@ -245,49 +199,30 @@ fn groups<L: Lanes>(num_blocks: usize) -> usize {
     (num_blocks % L::LANES).div_ceil(L::LANES / LANES_PER_BLOCK)
 }
 
-/// Unpacks a weight row into a panel.
-#[inline(always)]
-fn unpack<L: Lanes>(row: StoredRow<'_>, to: &mut [L::Array]) {
-    let num_whole = row.blocks.len() / L::LANES;
-    for (index, to) in to.chunks_exact_mut(PANEL_STEP).enumerate() {
-        let (step, num_groups) = if index < num_whole {
-            (Row::<L>::step(row, index), GROUPS)
-        } else {
-            (Row::<L>::rest(row, index), groups::<L>(row.blocks.len()))
-        };
-        for group in 0..num_groups {
-            let [even, odd] = Step::<L>::weights(step, group);
-            L::store_words(even, &mut to[2 * group]);
-            L::store_words(odd, &mut to[2 * group + 1]);
-        }
-        Step::<L>::scales(step).store(&mut to[2 * GROUPS]);
-    }
-}
-
-/// `N` weight rows of so many blocks times one activation row.
+/// `N` weight rows times one activation row.
 #[inline(always)]
 #[allow(clippy::needless_range_loop, reason = "loops by index are unrolled entirely")]
-fn tile<L: Lanes, R: Row<L>, const P: usize, const N: usize>(
-    rows: [R; N],
+fn tile<L: Lanes, const P: usize, const N: usize>(
+    rows: [StoredRow<'_>; N],
     x: &[L::Array],
-    num_blocks: usize,
 ) -> [f32; N] {
     let mut sums = [L::zero(); N];
+    let num_blocks = rows[0].blocks.len();
     let num_whole = num_blocks / L::LANES;
     let x_step = |index: usize| &x[index * step_registers(P)..][..step_registers(P)];
     for index in 0..num_whole {
-        let mut steps = [rows[0].step(index); N];
+        let mut steps = [rows[0].step::<L>(index); N];
         for n in 1..N {
-            steps[n] = rows[n].step(index);
+            steps[n] = rows[n].step::<L>(index);
         }
-        add_step::<L, _, P, N>(steps, x_step(index), GROUPS, &mut sums);
+        add_step::<L, P, N>(steps, x_step(index), GROUPS, &mut sums);
     }
     if !num_blocks.is_multiple_of(L::LANES) {
-        let mut steps = [rows[0].rest(num_whole); N];
+        let mut steps = [rows[0].rest::<L>(num_whole); N];
         for n in 1..N {
-            steps[n] = rows[n].rest(num_whole);
+            steps[n] = rows[n].rest::<L>(num_whole);
         }
-        add_step::<L, _, P, N>(steps, x_step(num_whole), groups::<L>(num_blocks), &mut sums);
+        add_step::<L, P, N>(steps, x_step(num_whole), groups::<L>(num_blocks), &mut sums);
     }
     let mut out = [0.0; N];
     for n in 0..N {
@@ -299,8 +234,8 @@ fn tile<L: Lanes, R: Row<L>, const P: usize, const N: usize>(
 /// Adds a step of `N` weight rows, of which so many groups are not empty.
 #[inline(always)]
 #[allow(clippy::needless_range_loop, reason = "as for tiles")]
-fn add_step<L: Lanes, S: Step<L>, const P: usize, const N: usize>(
-    steps: [S; N],
+fn add_step<L: Lanes, const P: usize, const N: usize>(
+    steps: [StoredRow<'_>; N],
     x: &[L::Array],
     num_groups: usize,
     sums: &mut [L; N],
@@ -314,7 +249,8 @@ fn add_step<L: Lanes, S: Step<L>, const P: usize, const N: usize>(
             for n in 0..N {
                 let mut dots = L::no_words();
                 if group < num_groups {
-                    let dot = dot::<L, P>(steps[n].weights(group), &x[group * P * 2..][..P * 2]);
+                    let weights = steps[n].weights::<L>(group);
+                    let dot = dot::<L, P>(weights, &x[group * P * 2..][..P * 2]);
                     dots = L::settled(dot);
                 }
                 if second == 0 {
@@ -329,7 +265,8 @@ fn add_step<L: Lanes, S: Step<L>, const P: usize, const N: usize>(
     for n in 0..N {
         let blocks = L::pair_sums(halves[n][0], halves[n][1]);
         let blocks = L::plus(blocks, L::load_words(corrections));
-        sums[n] = L::floats(blocks).mul(L::load(scales)).fma(steps[n].scales(), sums[n]);
+        let powers = L::powers(steps[n].scales);
+        sums[n] = L::floats(blocks).mul(L::load(scales)).fma(powers, sums[n]);
     }
 }
 

@@ -1,8 +1,8 @@
 //! [`Lanes`] in plain Rust, for every other processor, and what the other two are tested against.
 
 use super::mxfp4::block_of_lane;
-use super::{BF16_VECTORS, Lanes, MAX_LANES};
-use crate::mxfp4::SCALES;
+use super::{BF16_VECTORS, LANES_PER_BLOCK, Lanes, MAX_LANES};
+use crate::mxfp4::{BLOCK_BYTES, SCALES};
 
 /// As many lanes as the widest registers have.
 const LANES: usize = MAX_LANES;
@@ -90,6 +90,30 @@ impl Lanes for Wide {
     }
 
     #[inline(always)]
+    fn columns<'a>(
+        row: impl Fn(usize) -> &'a [u8; BLOCK_BYTES],
+    ) -> [[u32; LANES]; LANES_PER_BLOCK] {
+        let word = |lane: usize, word: usize| row(lane).as_chunks().0[word];
+        std::array::from_fn(|index| {
+            std::array::from_fn(|lane| u32::from_le_bytes(word(lane, index)))
+        })
+    }
+
+    #[inline(always)]
+    fn mxfp4_pairs(words: [u32; LANES]) -> [[u32; LANES]; 4] {
+        // Bytes 0 and 2 less 12, as 16 bits each: the sign is turned, so that neither borrows.
+        let pair = |bytes: u32| ((bytes & 0x00ff_00ff) + 0x7ff4_7ff4) ^ 0x8000_8000;
+        let [even, odd] = Self::mxfp4(words);
+        [even, even.map(|bytes| bytes >> 8), odd, odd.map(|bytes| bytes >> 8)]
+            .map(|words| words.map(pair))
+    }
+
+    #[inline(always)]
+    fn splat_words(word: i32) -> [u32; LANES] {
+        [word as u32; LANES]
+    }
+
+    #[inline(always)]
     fn no_words() -> [u32; LANES] {
         [0; LANES]
     }
@@ -126,6 +150,20 @@ impl Lanes for Wide {
     #[inline(always)]
     fn times_256(words: [u32; LANES]) -> [u32; LANES] {
         words.map(|word| word << 8)
+    }
+
+    #[inline(always)]
+    fn times_65536(words: [u32; LANES]) -> [u32; LANES] {
+        words.map(|word| word << 16)
+    }
+
+    #[inline(always)]
+    fn add_pairs(weights: [u32; LANES], x: [u32; LANES], sums: [u32; LANES]) -> [u32; LANES] {
+        std::array::from_fn(|lane| {
+            let lower = i32::from(weights[lane] as i16) * i32::from(x[lane] as i16);
+            let upper = (weights[lane] as i32 >> 16) * (x[lane] as i32 >> 16);
+            sums[lane].wrapping_add(lower.wrapping_add(upper) as u32)
+        })
     }
 
     #[inline(always)]

@@ -1,12 +1,16 @@
 //! Activation rows as whole numbers, for products with MXFP4 weights.
 //!
-//! Each block of 32 is rounded to multiples of a power of two that its greatest magnitude decides, and the multiples
-//! are cut into signed bytes, lowest first: their planes. The order is the instruction set's own, as for
-//! [`super::Arranged`].
+//! Each block of 32 is rounded to multiples of a power of two that its greatest magnitude decides. How the multiples lie
+//! in memory depends on how many rows there are: [`super::planes`] for few, [`super::pairs`] for many. Either order is
+//! the instruction set's own, as for [`super::Arranged`].
 
 use super::arranged::{Line, lines};
-use super::{GROUPS, Kernel, LANES_PER_BLOCK, Lanes, MAX_LANES, Simd};
-use crate::mxfp4::{BLOCK, BLOCK_BYTES};
+use super::pairs::PairRow;
+use super::{Kernel, Lanes, MAX_LANES, Simd, pairs, planes};
+use crate::mxfp4::BLOCK;
+
+/// Activation rows up to which each meets weights straight from the registers that they were unpacked to.
+const FEW_ROWS: usize = 3;
 
 /// How finely activations are rounded before they meet MXFP4 weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -18,29 +22,23 @@ pub enum Precision {
     Int16,
 }
 
-impl Precision {
-    /// Bytes of a rounded value.
-    pub(super) fn planes(self) -> usize {
-        match self {
-            Self::Float32 => 3,
-            Self::Int16 => 2,
-        }
-    }
+/// How the numbers of a row lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    /// Planes of signed bytes.
+    Planes,
+    /// Pairs of 16 bits, the blocks in so many chains.
+    Pairs {
+        /// See [`pairs::in_chains`].
+        chains: usize,
+    },
 }
-
-/// Registers of a step of activations with so many planes: for each group and plane one of the values at even places and
-/// one at odd ones, then the scales and the corrections of all blocks.
-pub(super) const fn step_registers(planes: usize) -> usize {
-    GROUPS * planes * 2 + 2
-}
-
-/// What weights are greater by than they are, so that they are no less than zero.
-pub(super) const OFFSET: i32 = 12;
 
 /// Rounded activation rows.
 pub struct Rounded {
     simd: Simd,
     precision: Precision,
+    order: Order,
     num_rows: usize,
     row_len: usize,
     /// Numbers of 32 bits that a row takes.
@@ -51,11 +49,27 @@ pub struct Rounded {
 impl Rounded {
     /// Room for rows of `row_len` values, which is a multiple of 32; zeros until [`Self::rows_mut`] is filled.
     pub fn zeros(simd: Simd, precision: Precision, num_rows: usize, row_len: usize) -> Self {
+        let order = match num_rows <= FEW_ROWS {
+            true => Order::Planes,
+            false => Order::Pairs { chains: simd.lanes() },
+        };
+        Self::in_order(simd, precision, order, num_rows, row_len)
+    }
+
+    fn in_order(
+        simd: Simd,
+        precision: Precision,
+        order: Order,
+        num_rows: usize,
+        row_len: usize,
+    ) -> Self {
         assert_eq!(row_len % BLOCK, 0, "config.rs checked that widths are multiples of a block");
-        // Whole steps of every instruction set: each has a step of as many blocks as it has lanes.
-        let num_blocks = (row_len / BLOCK).next_multiple_of(MAX_LANES);
-        let stride = num_blocks * step_registers(precision.planes());
-        Self { simd, precision, num_rows, row_len, stride, lines: lines(num_rows * stride) }
+        let stride = match order {
+            Order::Planes => planes::row_len(row_len / BLOCK, precision),
+            Order::Pairs { .. } => pairs::row_len(row_len / BLOCK, precision),
+        };
+        let stride = stride.next_multiple_of(MAX_LANES);
+        Self { simd, precision, order, num_rows, row_len, stride, lines: lines(num_rows * stride) }
     }
 
     /// Rounds rows, each of `row_len` values.
@@ -74,11 +88,12 @@ impl Rounded {
 
     /// The rows, each to be filled once.
     pub fn rows_mut(&mut self) -> impl Iterator<Item = RoundedRowMut<'_>> {
-        let Self { simd, precision, row_len, stride, .. } = *self;
+        let Self { simd, precision, order, row_len, stride, .. } = *self;
         let values: &mut [f32] = bytemuck::cast_slice_mut(&mut self.lines);
         values.chunks_exact_mut(stride).map(move |values| RoundedRowMut {
             simd,
             precision,
+            order,
             row_len,
             values,
         })
@@ -104,11 +119,27 @@ impl Rounded {
         self.precision
     }
 
-    /// The registers of one row, step by step.
+    /// How rows lie.
+    pub(super) fn order(&self) -> Order {
+        self.order
+    }
+
+    /// One row of planes, register by register.
     #[inline(always)]
-    pub(super) fn row<L: Lanes>(&self, index: usize) -> &[L::Array] {
+    pub(super) fn plane_row<L: Lanes>(&self, index: usize) -> &[L::Array] {
+        L::arrays(self.values(index))
+    }
+
+    /// One row of pairs.
+    #[inline(always)]
+    pub(super) fn pair_row(&self, index: usize) -> PairRow<'_> {
+        PairRow::new(self.values(index), self.row_len / BLOCK, self.precision)
+    }
+
+    #[inline(always)]
+    fn values(&self, index: usize) -> &[f32] {
         let values: &[f32] = bytemuck::cast_slice(&self.lines);
-        L::arrays(&values[index * self.stride..][..self.stride])
+        &values[index * self.stride..][..self.stride]
     }
 }
 
@@ -116,6 +147,7 @@ impl Rounded {
 pub struct RoundedRowMut<'a> {
     simd: Simd,
     precision: Precision,
+    order: Order,
     row_len: usize,
     values: &'a mut [f32],
 }
@@ -124,71 +156,53 @@ impl RoundedRowMut<'_> {
     /// Rounds a row.
     pub fn fill(self, from: &[f32]) {
         assert_eq!(from.len(), self.row_len);
-        match self.precision {
-            Precision::Float32 => self.simd.run(Round::<3> { from, to: self.values }),
-            Precision::Int16 => self.simd.run(Round::<2> { from, to: self.values }),
+        let Self { simd, precision, order, values: to, .. } = self;
+        match precision {
+            Precision::Float32 => simd.run(Round::<3> { from, precision, order, to }),
+            Precision::Int16 => simd.run(Round::<2> { from, precision, order, to }),
         }
     }
 }
 
-/// Rounds one row to `P` planes.
-struct Round<'a, const P: usize> {
+/// Rounds one row to numbers of so many bytes.
+struct Round<'a, const BYTES: usize> {
     from: &'a [f32],
+    precision: Precision,
+    order: Order,
     to: &'a mut [f32],
 }
 
-impl<const P: usize> Kernel for Round<'_, P> {
+impl<const BYTES: usize> Kernel for Round<'_, BYTES> {
     type Output = ();
 
     #[inline(always)]
     fn run<L: Lanes>(self) {
-        let steps = self.to.chunks_exact_mut(step_registers(P) * L::LANES);
-        for (from, to) in self.from.chunks(L::LANES * BLOCK).zip(steps) {
-            let (planes, to) = to.split_at_mut(GROUPS * P * 2 * L::LANES);
-            let (planes, _) =
-                bytemuck::cast_slice_mut::<f32, i8>(planes).as_chunks_mut::<BLOCK_BYTES>();
-            let (scales, corrections) = to.split_at_mut(L::LANES);
-            let corrections: &mut [i32] = bytemuck::cast_slice_mut(corrections);
-            let blocks_per_group = L::LANES / LANES_PER_BLOCK;
-            let (blocks, _) = from.as_chunks::<BLOCK>();
-            for (index, block) in blocks.iter().enumerate() {
-                let (group, within) = (index / blocks_per_group, index % blocks_per_group);
-                let lane = within * GROUPS + group;
-                let (mut rounded, scale) = round::<P>(block);
-                scales[lane] = scale;
-                corrections[lane] = -OFFSET * rounded.iter().sum::<i32>();
-                for plane in 0..P {
-                    let at = (group * P + plane) * 2 * blocks_per_group + within;
-                    for place in 0..BLOCK_BYTES {
-                        planes[at][place] = rounded[2 * place] as i8;
-                        planes[at + blocks_per_group][place] = rounded[2 * place + 1] as i8;
-                    }
-                    for value in &mut rounded {
-                        *value = (*value - i32::from(*value as i8)) >> 8;
-                    }
-                }
+        match self.order {
+            Order::Planes => planes::fill::<L, BYTES>(self.from, self.to),
+            Order::Pairs { chains } => {
+                pairs::fill::<BYTES>(self.from, self.precision, chains, self.to);
             }
         }
     }
 }
 
-/// Bits of the whole part and the share of its range that is used, for `P` planes. The greatest is rounded to at most
-/// `2^(bits + 1) / headroom`: 5,592,405 in three planes, so that a block's sum with weights up to 12 is below 2^31, and
+/// Bits of the whole part and the share of its range that is used, for numbers of so many bytes. The greatest is rounded to at most
+/// `2^(bits + 1) / headroom`: 5,592,405 in three, so that a block's sum with weights up to 12 is below 2^31, and
 /// 32,639 in two, the greatest number of two signed bytes.
-const fn range<const P: usize>() -> (i32, f64) {
-    match P {
+const fn range<const BYTES: usize>() -> (i32, f64) {
+    match BYTES {
         2 => (14, 1.00396),
         3 => (22, 1.5),
-        _ => panic!("no precision has so many planes"),
+        _ => panic!("no precision has so many bytes"),
     }
 }
 
 /// A block in multiples of a power of two, and half that power: weights come doubled. A block that holds something
 /// infinite or no number gets a scale that is no number, and so do the sums it enters.
 #[inline(always)]
-fn round<const P: usize>(block: &[f32; BLOCK]) -> ([i32; BLOCK], f32) {
-    const { range::<P>() };
-    let (bits, headroom) = range::<P>();
+pub(super) fn round<const BYTES: usize>(block: &[f32; BLOCK]) -> ([i32; BLOCK], f32) {
+    const { range::<BYTES>() };
+    let (bits, headroom) = range::<BYTES>();
     let mut greatest = 0;
     for value in block {
         greatest = greatest.max(value.to_bits() & i32::MAX as u32);
