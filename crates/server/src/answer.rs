@@ -78,6 +78,7 @@ impl Answer {
                 seed: seed.wrapping_add(u64::from(index)),
                 stop_tokens: Arc::clone(&ready.stop_tokens),
                 ignore_stop: turn.ignore_stop_tokens,
+                constraint: None,
             })?;
             waiting.push(wait(choices.len(), stream));
             choices.push(Choice::new(index, &turn, &ready.model.tokenizer, &state.config));

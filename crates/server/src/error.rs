@@ -75,6 +75,9 @@ pub(crate) enum Error {
     /// The engine's queue is full.
     #[error("the queue of {capacity} waiting requests is full, try again later")]
     Overloaded { capacity: usize },
+    /// What the answer must follow turned out too complex while it was written.
+    #[error("the answer cannot go on within the given schemas: {reason}")]
+    Schema { reason: String },
     /// The server cannot answer now.
     #[error("{0}")]
     Unavailable(Unavailable),
@@ -281,6 +284,7 @@ impl Error {
             }
             Self::UnknownPath { .. } => invalid(S::NOT_FOUND, "unknown_path"),
             Self::WrongMethod { .. } => invalid(S::METHOD_NOT_ALLOWED, "method_not_allowed"),
+            Self::Schema { .. } => invalid(S::BAD_REQUEST, "schema_too_complex"),
             Self::Overloaded { .. } => Shape {
                 kind: "rate_limit_error",
                 retry_after_seconds: Some(1),
@@ -404,6 +408,7 @@ impl From<EngineError> for Error {
                 tracing::error!(%reason, "the engine failed on a request");
                 Self::Internal
             }
+            EngineError::Constraint(reason) => Self::Schema { reason },
             EngineError::Stopped(reason) => {
                 tracing::error!(%reason, "the engine has stopped");
                 Self::Unavailable(Unavailable::Stopped)
@@ -475,6 +480,7 @@ mod tests {
             (Error::WrongKey, 401, "invalid_api_key", None),
             (model, 404, "model_not_found", Some("model")),
             (path, 404, "unknown_path", None),
+            (EngineError::Constraint("x".into()).into(), 400, "schema_too_complex", None),
             (method, 405, "method_not_allowed", None),
         ]
     }
