@@ -180,6 +180,8 @@ pub(crate) enum FieldCode {
     UnsupportedParameter,
     /// Absent, though needed.
     Missing,
+    /// A JSON schema that cannot be enforced.
+    Schema,
 }
 
 impl FieldCode {
@@ -190,6 +192,7 @@ impl FieldCode {
             Self::UnsupportedValue => "unsupported_value",
             Self::UnsupportedParameter => "unsupported_parameter",
             Self::Missing => "missing_required_parameter",
+            Self::Schema => "unsupported_schema",
         }
     }
 }
@@ -471,6 +474,7 @@ mod tests {
             (field(F::UnsupportedValue), 400, "unsupported_value", n),
             (field(F::UnsupportedParameter), 400, "unsupported_parameter", n),
             (field(F::Missing), 400, "missing_required_parameter", n),
+            (field(F::Schema), 400, "unsupported_schema", n),
             (too_long.into(), 400, "context_length_exceeded", Some("messages")),
             (too_long_for_all, 400, "context_length_exceeded", Some("messages")),
             (Error::NotAllowed(NotAllowed::Key), 403, "hosted_not_allowed", Some("model")),
