@@ -214,7 +214,7 @@ fn json_is_written_as_models_write_it_but_not_with_endless_blanks() {
     accepts(&rules, &json("{\"é🙂\":\"你好\"}"));
     refuses(&rules, &json("{\n\n\n\"a\": 1}"));
     refuses(&rules, &json("{\"a\":   1}"));
-    refuses(&rules, &json(&format!("{{\n{}\"a\":1}}", " ".repeat(65))));
+    refuses(&rules, &json(&format!("{{\n{}\"a\":1}}", " ".repeat(25))));
     refuses(&rules, &json("{\"a\": \"\n\"}"));
     refuses(&rules, &json("{\"a\": 1,}"));
     refuses(&rules, &json("{\"a\": 1}}"));

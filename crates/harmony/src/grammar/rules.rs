@@ -16,8 +16,9 @@ use crate::tokenizer::ControlTokens;
 /// must come to the point.
 const MAX_MESSAGES_BEFORE: u32 = 8;
 
-/// Between two lexemes of JSON: a blank, or a line break and what models indent with.
-const WHITESPACE: &str = r"[ \t]|\r?\n[ \t]{0,64}";
+/// Between two lexemes of JSON: a blank, or a line break and what models indent with. A confused model fills all of it
+/// at every place, so it is no more than six levels of four blanks.
+const WHITESPACE: &str = r"[ \t]|\r?\n[ \t]{0,24}";
 
 /// What an answer may be: reasoning, then exactly one of these.
 #[derive(Debug, Clone, PartialEq)]
