@@ -3,6 +3,7 @@
 //! few, where much is possible, cost most.
 
 #![allow(missing_docs, reason = "criterion's macros document nothing")]
+#![allow(clippy::print_stdout, reason = "it tells people what it measured")]
 
 #[path = "../tests/support/o200k.rs"]
 #[allow(dead_code, reason = "the tests need more of it")]

@@ -34,7 +34,8 @@ fn properties(num: usize, schema: &Value) -> Value {
     json!({"type": "object", "properties": properties})
 }
 
-fn hostile() -> Vec<(&'static str, Value)> {
+/// Schemas of many or deep parts.
+fn structures() -> Vec<(&'static str, Value)> {
     let items = |inner: Value| json!({"type": "array", "items": inner});
     let many = |num: usize| -> Vec<Value> {
         (0..num)
@@ -68,6 +69,12 @@ fn hostile() -> Vec<(&'static str, Value)> {
             "a circle with siblings",
             json!({"$defs": {"a": {"$ref": "#/$defs/a", "type": "object"}}, "$ref": "#/$defs/a"}),
         ),
+    ]
+}
+
+/// Keywords with values that would take long to follow, or are none.
+fn keywords() -> Vec<(&'static str, Value)> {
+    vec![
         (
             "a huge array",
             json!({"type": "array", "items": {"type": "integer"}, "minItems": 1_000_000_000}),
@@ -150,15 +157,13 @@ fn hostile_schemas_are_refused_or_read_in_bounded_time() {
 
 fn check(language: &Language) {
     language.grammars.prepare();
-    for (name, schema) in hostile() {
+    for (name, schema) in structures().into_iter().chain(keywords()) {
         let begin = Instant::now();
         let walk = language.grammars.compile(&json_answer(schema));
-        let compiled = begin.elapsed();
         let (outcome, slowest) = match walk {
             Err(error) => (error.to_string(), Duration::ZERO),
             Ok(walk) => wander(language, walk),
         };
-        println!("{name}: {compiled:?}, {slowest:?} for a mask: {outcome}");
         let elapsed = begin.elapsed();
         assert!(elapsed < PATIENCE, "{name}: {elapsed:?}");
         assert!(!outcome.contains("panic"), "{name}: {outcome}");
@@ -197,7 +202,7 @@ fn usual_keywords_stay_within_the_limits() {
         let walk = REAL.grammars.compile(&json_answer(schema.clone()));
         let walk = walk.unwrap_or_else(|error| panic!("{schema}: {error}"));
         let (outcome, slowest) = wander(&REAL, walk);
-        println!("{schema:.90}: {slowest:?} for a mask: {outcome}");
         assert!(outcome == "goes on" || outcome.starts_with("complete"), "{schema}: {outcome}");
+        assert!(slowest < PATIENCE / 100, "{schema}: {slowest:?} for a mask");
     }
 }

@@ -38,7 +38,7 @@ fn wander(
             return Some(ids);
         };
         let likely: Vec<u32> = short.iter().copied().filter(|&id| allows(&mask, id)).collect();
-        let id = if likely.is_empty() || random() % 4 == 0 {
+        let id = if likely.is_empty() || random().is_multiple_of(4) {
             let all: Vec<u32> =
                 (0..mask.len() as u32 * 32).filter(|&id| allows(&mask, id)).collect();
             all[random() % all.len()]

@@ -352,8 +352,10 @@ fn images_are_counted_and_not_rendered() {
     assert_eq!(messages(json!([user(json!([text]))])).unwrap().images, None);
 }
 
-/// Whether the answer may be text, JSON or a call only, and which functions with which arguments it may call.
-fn rules(fields: Value) -> Option<(Option<Body>, Vec<(String, Arguments)>)> {
+/// What a final message may be, if there may be one, and which functions with which arguments may be called.
+type Choices = (Option<Body>, Vec<(String, Arguments)>);
+
+fn rules(fields: Value) -> Option<Choices> {
     let rules = with(fields).unwrap().rules?.rules;
     let calls = rules.calls.into_iter().map(|call| (call.name, call.arguments));
     Some((rules.message, calls.collect()))
