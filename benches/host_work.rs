@@ -97,6 +97,7 @@ fn request(index: usize, context_len: u32) -> Request {
         seed: index.into(),
         stop_tokens: Arc::new([1]),
         ignore_stop: false,
+        constraint: None,
     }
 }
 

@@ -11,6 +11,7 @@ mod chat;
 mod cli;
 mod compare;
 mod config;
+mod formats;
 #[cfg(feature = "host-device")]
 mod host_device;
 mod overload;

@@ -8,7 +8,7 @@
 //! and on every token before them, so that a prefix taken from the wrong prompt or computed with the
 //! wrong adapter shows as a wrong answer. It behaves as a device does that works beside its caller: a
 //! step takes its time from `submit` on, and nothing of it is done, seen or wrong before `collect`.
-//! HTTP, scheduler and load tests use it; timing and faults can be set.
+//! A mask moves an answer to the next token that it allows. HTTP, scheduler and load tests use it; timing and faults can be set.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,6 +18,7 @@ use crate::executor::{
     AdapterId, Batch, BlockId, Executor, ExecutorError, ExecutorSpec, Logprobs, Sample, Sampled,
     Span, TokenId,
 };
+use crate::mask::TokenMask;
 use crate::request::Request;
 use crate::sampling::SamplingParams;
 use crate::seed::{mix, token_seed};
@@ -39,18 +40,25 @@ pub fn spec() -> ExecutorSpec {
 }
 
 /// The answer that a [`FakeExecutor`] without a script gives to `request`, stop tokens not
-/// considered.
+/// considered. It is shorter than asked for where the request's constraint allows no more.
 pub fn predict(request: &Request, num_tokens: usize, vocab_size: u32) -> Vec<TokenId> {
     let mut digest = request
         .prompt
         .iter()
         .fold(empty_digest(request.adapter), |digest, &token| extend_digest(digest, token));
+    let mut constraint = request.constraint.clone();
     (0..num_tokens)
-        .map(|index| {
+        .map_while(|index| {
+            let mask = constraint.as_mut().map_or(Ok(None), |constraint| constraint.mask()).ok()?;
             let seed = token_seed(request.seed, index);
             let token = digest_token(digest, seed, &request.sampling, vocab_size);
+            let token = next_allowed(token, mask.as_ref(), vocab_size)?;
             digest = extend_digest(digest, token);
-            token
+            if let Some(constraint) = &mut constraint {
+                // What cannot go on shows where the next mask is wanted.
+                let _ = constraint.advance(token);
+            }
+            Some(token)
         })
         .collect()
 }
@@ -257,6 +265,9 @@ impl FakeExecutor {
                 script(&seen)
             }
         };
+        let vocab_size = self.spec.vocab_size;
+        let token = next_allowed(token, sample.mask.as_deref(), vocab_size)
+            .ok_or_else(|| format!("the mask of row {} allows nothing", sample.row))?;
         // Half of the probability for the chosen token, half of the rest for its successor, and so
         // on.
         let logprobs = sample.params.logprobs.map(|num_top| {
@@ -399,6 +410,12 @@ fn empty_digest(adapter: Option<AdapterId>) -> u64 {
 
 fn extend_digest(digest: u64, token: TokenId) -> u64 {
     mix(digest ^ (u64::from(token) + 1))
+}
+
+/// The first token from `token` on, around the end of the vocabulary, that the mask allows.
+fn next_allowed(token: TokenId, mask: Option<&TokenMask>, vocab_size: u32) -> Option<TokenId> {
+    let Some(mask) = mask else { return Some(token) };
+    (token..vocab_size).chain(0..token.min(vocab_size)).find(|token| mask.allows(*token))
 }
 
 fn digest_token(digest: u64, seed: u64, params: &SamplingParams, vocab_size: u32) -> TokenId {

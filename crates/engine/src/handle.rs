@@ -12,6 +12,7 @@ use std::thread;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
+use crate::constraint::Constrained;
 use crate::executor::{Executor, ExecutorSpec};
 use crate::kv_cache::max_context_len;
 use crate::request::{EngineError, Event, Request};
@@ -80,7 +81,7 @@ pub struct Handle {
 
 impl Handle {
     /// Checks `request` and queues it. Dropping the stream cancels the request at the next step.
-    pub fn submit(&self, request: Request) -> Result<TokenStream, EngineError> {
+    pub fn submit(&self, mut request: Request) -> Result<TokenStream, EngineError> {
         let num_answer_tokens = validate(&request, &self.shared.spec)?;
         if let Some(error) = self.shared.ending() {
             return Err(error);
@@ -89,12 +90,18 @@ impl Handle {
         let place =
             Arc::clone(&self.shared.places).try_acquire_owned().map_err(|_| overloaded())?;
 
+        let vocab_size = self.shared.spec.vocab_size;
+        let constraint = request.constraint.take();
+        let constrained =
+            constraint.map(|constraint| Constrained::new(constraint, vocab_size)).transpose()?;
+
         // A request sends one `Started`, at most `num_answer_tokens` tokens and one terminal event.
         // With room for all of them the engine never waits for a slow client, and a client that
         // reads nothing costs no more than its own answer: the channel allocates its slots as they
         // are filled.
         let (sender, events) = mpsc::channel(num_answer_tokens + 2);
-        let submission = Submission { request, num_answer_tokens, events: sender, place };
+        let submission =
+            Submission { request, constrained, num_answer_tokens, events: sender, place };
         match self.inbox.try_send(Message::Submit(Box::new(submission))) {
             Ok(()) => Ok(TokenStream { events, shared: Arc::clone(&self.shared), ended: false }),
             Err(TrySendError::Full(_)) => Err(overloaded()),
@@ -179,6 +186,8 @@ pub(crate) enum Message {
 pub(crate) struct Submission {
     /// What was asked.
     pub(crate) request: Request,
+    /// The request's constraint, taken out of it, with its first mask.
+    pub(crate) constrained: Option<Constrained>,
     /// Most tokens the answer can have; `events` has room for them.
     pub(crate) num_answer_tokens: usize,
     /// Where its events go.

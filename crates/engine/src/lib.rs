@@ -17,6 +17,7 @@
 
 mod apply;
 mod block_pool;
+mod constraint;
 mod executor;
 pub mod fake;
 mod handle;
@@ -39,6 +40,7 @@ mod step_loop;
 mod testing;
 mod validate;
 
+pub use constraint::Constraint;
 pub use executor::{
     AdapterId, Batch, BlockId, Executor, ExecutorError, ExecutorSpec, Logprobs, Sample, Sampled,
     Span, TokenCount, TokenId,

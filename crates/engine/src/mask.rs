@@ -21,6 +21,13 @@ impl TokenMask {
         self.0.get(word).is_some_and(|word| word >> bit & 1 == 1)
     }
 
+    /// Whether it has a token below this bound.
+    pub fn allows_any(&self, bound: TokenId) -> bool {
+        let (whole, rest) = (bound as usize / WORD_BITS, bound as usize % WORD_BITS);
+        let part = self.0.get(whole).is_some_and(|word| word & ((1 << rest) - 1) != 0);
+        part || self.0.iter().take(whole).any(|word| *word != 0)
+    }
+
     /// The words.
     pub fn words(&self) -> &[u32] {
         &self.0
@@ -51,5 +58,15 @@ mod tests {
         assert_eq!(mask.words(), [1 << 31 | 1, 1, 1 << 6]);
         let allowed: Vec<_> = (0..200).filter(|token| mask.allows(*token)).collect();
         assert_eq!(allowed, [0, 31, 32, 70]);
+    }
+
+    #[test]
+    fn only_tokens_below_a_bound_count() {
+        let allows_any = |tokens: &[TokenId], bound| {
+            tokens.iter().copied().collect::<TokenMask>().allows_any(bound)
+        };
+        assert!(allows_any(&[70], 71) && !allows_any(&[70], 70));
+        assert!(allows_any(&[31], 32) && !allows_any(&[32], 32));
+        assert!(!allows_any(&[], 1000) && !allows_any(&[0], 0));
     }
 }

@@ -1,6 +1,6 @@
 //! Property tests of the whole scheduler: random arrivals and cancellations, between steps and
-//! while one is under way, shortages and failing steps, with and without adapters, over bounds from
-//! roomy to absurd. [`crate::fake::FakeExecutor`] checks every position
+//! while one is under way, shortages and failing steps, with and without adapters and constraints,
+//! over bounds from roomy to absurd. [`crate::fake::FakeExecutor`] checks every position
 //! that a row may see, and [`SteppedEngine`] every block after every step; here is what callers may
 //! rely on.
 
@@ -8,16 +8,60 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
+use crate::constraint::Constraint;
 use crate::executor::{AdapterId, ExecutorSpec, TokenId};
 use crate::fake::{FakeExecutor, Fault, predict};
 use crate::handle::{EngineConfig, TokenStream, start};
+use crate::mask::TokenMask;
 use crate::request::{EngineError, FinishReason, Request};
 use crate::sampling::SamplingParams;
+use crate::seed::mix;
 use crate::testing::{Answer, PATIENCE, SteppedEngine, read};
 
 const STOP: TokenId = 0;
 const VOCAB_SIZE: u32 = 11;
 const NUM_ADAPTERS: u32 = 2;
+
+/// Allows now and then anything, otherwise an arbitrary few tokens, as all before say; and gives up
+/// after some of them.
+#[derive(Debug, Clone)]
+struct Whims {
+    digest: u64,
+    num_left: u32,
+    is_asked: bool,
+}
+
+const WORN_OUT: &str = "worn out";
+
+impl Whims {
+    fn allowed(&self) -> Option<TokenMask> {
+        let bits = mix(self.digest);
+        // One token at least, and some beyond the vocabulary.
+        let tokens = (0..2 * VOCAB_SIZE).filter(|token| {
+            bits >> token & 3 == 3 || u64::from(*token) == bits % u64::from(VOCAB_SIZE)
+        });
+        (bits >> 62 != 0).then(|| tokens.collect())
+    }
+}
+
+impl Constraint for Whims {
+    fn mask(&mut self) -> Result<Option<TokenMask>, String> {
+        self.is_asked = true;
+        if self.num_left == 0 { Err(WORN_OUT.to_owned()) } else { Ok(self.allowed()) }
+    }
+
+    fn advance(&mut self, token: TokenId) -> Result<(), String> {
+        assert!(std::mem::take(&mut self.is_asked), "a token came before its mask was asked for");
+        assert!(self.allowed().is_none_or(|mask| mask.allows(token)), "{token} was not allowed");
+        self.digest = mix(self.digest ^ u64::from(token));
+        self.num_left -= 1;
+        Ok(())
+    }
+
+    fn boxed_clone(&self) -> Box<dyn Constraint> {
+        Box::new(self.clone())
+    }
+}
 
 #[derive(Debug, Clone)]
 enum Move {
@@ -54,12 +98,27 @@ fn requests() -> impl Strategy<Value = Request> {
         },
     );
     let adapters = prop::option::of((0..NUM_ADAPTERS).prop_map(AdapterId));
-    (prompts, adapters, 1..20_u32, any::<bool>(), 0..3_u64, any::<bool>()).prop_map(
-        |(prompt, adapter, max_tokens, greedy, seed, ignore_stop)| {
+    let whims = (any::<u64>(), 1..30_u32).prop_map(|(digest, num_left)| Whims {
+        digest,
+        num_left,
+        is_asked: false,
+    });
+    let whims = prop::option::of(whims);
+    (prompts, adapters, 1..20_u32, any::<bool>(), 0..3_u64, any::<bool>(), whims).prop_map(
+        |(prompt, adapter, max_tokens, greedy, seed, ignore_stop, whims)| {
             let temperature = if greedy { 0.0 } else { 1.0 };
             let sampling = Arc::new(SamplingParams { temperature, ..SamplingParams::default() });
             let stop_tokens = Arc::new([STOP]);
-            Request { prompt, adapter, max_tokens, sampling, seed, stop_tokens, ignore_stop }
+            Request {
+                prompt,
+                adapter,
+                max_tokens,
+                sampling,
+                seed,
+                stop_tokens,
+                ignore_stop,
+                constraint: whims.map(|whims| Box::new(whims) as Box<dyn Constraint>),
+            }
         },
     )
 }
@@ -74,14 +133,20 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
 }
 
 /// The answer that a request gets when it is alone in the world.
-fn lone_answer(request: &Request, context_len: u32) -> (Vec<TokenId>, FinishReason) {
+fn lone_answer(
+    request: &Request,
+    context_len: u32,
+) -> (Vec<TokenId>, Result<FinishReason, EngineError>) {
     let num_tokens = (context_len as usize - request.prompt.len()).min(request.max_tokens as usize);
     let mut tokens = predict(request, num_tokens, VOCAB_SIZE);
     match tokens.iter().position(|&token| token == STOP && !request.ignore_stop) {
-        None => (tokens, FinishReason::Length),
+        None if tokens.len() < num_tokens => {
+            (tokens, Err(EngineError::Constraint(WORN_OUT.to_owned())))
+        }
+        None => (tokens, Ok(FinishReason::Length)),
         Some(index) => {
             tokens.truncate(index + 1);
-            (tokens, FinishReason::Stop)
+            (tokens, Ok(FinishReason::Stop))
         }
     }
 }
@@ -97,18 +162,18 @@ impl Client {
     fn check(&mut self, spec: &ExecutorSpec, may_fail: bool) {
         let Some(stream) = &mut self.stream else { return };
         self.answer.collect(stream);
-        let (tokens, reason) = lone_answer(&self.request, spec.context_len);
+        let (tokens, expected) = lone_answer(&self.request, spec.context_len);
         match self.answer.end.take() {
-            Some(Ok(end)) => {
-                assert_eq!((&self.answer.tokens, end), (&tokens, reason));
+            Some(Err(EngineError::Step(_))) if may_fail => {
+                assert_eq!(self.answer.tokens, tokens[..self.answer.tokens.len()]);
+            }
+            Some(end) => {
+                assert_eq!((&self.answer.tokens, end), (&tokens, expected));
                 let num_cached = self.answer.num_cached_tokens.expect("it was started");
                 assert!((num_cached as usize) < self.request.prompt.len());
                 assert_eq!(num_cached % spec.block_size, 0);
             }
-            Some(Err(EngineError::Step(_))) if may_fail => {
-                assert_eq!(self.answer.tokens, tokens[..self.answer.tokens.len()]);
-            }
-            end => panic!("{:?} ended with {end:?}", self.request),
+            None => panic!("{:?} has no end", self.request),
         }
     }
 }
@@ -212,7 +277,7 @@ async fn vanishing_clients(spec: ExecutorSpec, requests: Vec<(Request, usize)>) 
         if num_events > 5 {
             let (tokens, reason) = lone_answer(&request, context_len);
             let answer = read(&mut stream).await;
-            assert_eq!((answer.tokens, answer.end), (tokens, Some(Ok(reason))));
+            assert_eq!((answer.tokens, answer.end), (tokens, Some(reason)));
         } else {
             for _ in 0..num_events {
                 tokio::time::timeout(PATIENCE, stream.next()).await.unwrap();
@@ -222,7 +287,7 @@ async fn vanishing_clients(spec: ExecutorSpec, requests: Vec<(Request, usize)>) 
     let all_gone = async {
         loop {
             let stats = handle.stats();
-            if stats.finished + stats.cancelled == num_requests {
+            if stats.finished + stats.failed + stats.cancelled == num_requests {
                 return stats;
             }
             tokio::task::yield_now().await;

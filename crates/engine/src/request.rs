@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::constraint::Constraint;
 use crate::executor::{AdapterId, Logprobs, TokenId};
 use crate::sampling::SamplingParams;
 
@@ -22,6 +23,8 @@ pub struct Request {
     pub stop_tokens: Arc<[TokenId]>,
     /// Goes on past stop tokens until `max_tokens` (for load tests).
     pub ignore_stop: bool,
+    /// What the answer must follow, at its beginning.
+    pub constraint: Option<Box<dyn Constraint>>,
 }
 
 /// What happens to a request, in order: one `Started`, tokens, then exactly one `Finished` or `Failed`.
@@ -85,6 +88,9 @@ pub enum EngineError {
     /// A step failed for this request.
     #[error("{0}")]
     Step(String),
+    /// The request's constraint cannot go on.
+    #[error("the constraint of the answer: {0}")]
+    Constraint(String),
     /// The engine has stopped: the executor was lost or the process is ending.
     #[error("the engine is not running: {0}")]
     Stopped(String),

@@ -10,10 +10,11 @@ use std::ops::Range;
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
+use crate::constraint::Constrained;
 use crate::executor::{Batch, BlockId, Sample, Span, TokenCount, TokenId};
 use crate::handle::Submission;
 use crate::kv_cache::BlockTables;
-use crate::request::{Event, Request};
+use crate::request::{EngineError, Event, Request};
 use crate::scheduler::Letter;
 use crate::seed::token_seed;
 
@@ -35,6 +36,8 @@ pub(crate) struct Sequence {
     pub(crate) tables: BlockTables,
     /// Occurrences of tokens; empty unless a penalty needs them.
     counts: BTreeMap<TokenId, TokenCount>,
+    /// What its answer must follow.
+    constrained: Option<Constrained>,
     events: mpsc::Sender<Event>,
     /// Its place among the waiting, until it is admitted for the first time.
     place: Option<OwnedSemaphorePermit>,
@@ -43,7 +46,7 @@ pub(crate) struct Sequence {
 impl Sequence {
     /// A waiting sequence.
     pub(crate) fn new(arrival: u64, submission: Submission) -> Self {
-        let Submission { mut request, num_answer_tokens, events, place } = submission;
+        let Submission { mut request, constrained, num_answer_tokens, events, place } = submission;
         let tokens = std::mem::take(&mut request.prompt);
         let mut counts = BTreeMap::new();
         if request.sampling.needs_counts() {
@@ -61,6 +64,7 @@ impl Sequence {
             num_computed: 0,
             num_scheduled: 0,
             counts,
+            constrained,
             events,
             place: Some(place),
         }
@@ -97,12 +101,21 @@ impl Sequence {
     }
 
     /// Appends a generated token.
-    pub(crate) fn push(&mut self, token: TokenId) {
+    ///
+    /// # Errors
+    /// Its constraint cannot go on, so it must end.
+    pub(crate) fn push(&mut self, token: TokenId) -> Result<(), EngineError> {
         self.tokens.push(token);
         if self.request.sampling.needs_counts() {
             let unseen = TokenCount { token, in_prompt: false, num_generated: 0 };
             self.counts.entry(token).or_insert(unseen).num_generated += 1;
         }
+        self.constrained.as_mut().map_or(Ok(()), |constrained| constrained.advance(token))
+    }
+
+    /// What its answer must follow, if anything.
+    pub(crate) fn constrained_mut(&mut self) -> Option<&mut Constrained> {
+        self.constrained.as_mut()
     }
 
     /// Whether it has not been admitted yet.
@@ -151,7 +164,7 @@ impl Sequence {
                 params: self.request.sampling.clone(),
                 seed: token_seed(self.request.seed, self.num_generated()),
                 counts: self.counts.values().copied().collect(),
-                mask: None,
+                mask: self.constrained.as_ref().and_then(Constrained::mask),
             });
         }
     }
@@ -177,7 +190,7 @@ mod tests {
     fn penalties_get_the_counts_of_prompt_and_answer() {
         let sampling = SamplingParams { presence_penalty: 0.5, ..SamplingParams::default() };
         let mut sequence = sequence(Request { sampling: sampling.into(), ..request([5, 3, 5], 9) });
-        [3, 8, 8].into_iter().for_each(|token| sequence.push(token));
+        [3, 8, 8].into_iter().for_each(|token| sequence.push(token).unwrap());
         sequence.num_scheduled = 6;
         let mut batch = Batch::default();
         sequence.write_to(&mut batch);
@@ -192,7 +205,7 @@ mod tests {
     #[test]
     fn a_token_has_the_same_seed_whether_decoded_or_recomputed() {
         let mut sequence = sequence(Request { seed: 17, ..request([1, 2, 3], 9) });
-        [4, 5].into_iter().for_each(|token| sequence.push(token));
+        [4, 5].into_iter().for_each(|token| sequence.push(token).unwrap());
         let mut seed = |num_computed: usize| {
             let mut batch = Batch::default();
             sequence.num_computed = num_computed;

@@ -42,6 +42,7 @@ pub(crate) fn request(prompt: impl Into<Vec<TokenId>>, max_tokens: u32) -> Reque
         seed: 0,
         stop_tokens: Arc::new([]),
         ignore_stop: false,
+        constraint: None,
     }
 }
 
@@ -173,5 +174,5 @@ pub(crate) fn sequence(request: Request) -> Sequence {
     let place = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
     let num_answer_tokens = request.max_tokens as usize;
     let (events, _) = mpsc::channel(1);
-    Sequence::new(1, Submission { request, num_answer_tokens, events, place })
+    Sequence::new(1, Submission { request, constrained: None, num_answer_tokens, events, place })
 }

@@ -1,4 +1,4 @@
-//! Why a `tokenizer.json` cannot be used. Nothing else in this crate fails.
+//! Why a `tokenizer.json` cannot be used. What else fails is in `grammar`.
 
 /// A [`std::result::Result`] with this crate's [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use harmonium_engine::{Event, Request, TokenStream};
+use harmonium_engine::{Constraint, Event, Request, TokenStream};
 use harmonium_openai::chat::ChunkChoice;
 use harmonium_openai::{ChatChunk, Usage};
 use tokio::time::Instant;
@@ -59,6 +59,7 @@ impl Answer {
     pub(crate) fn start(
         state: Arc<AppState>,
         prepared: Prepared,
+        constraint: Option<Box<dyn Constraint>>,
         arrived: Instant,
         running: TaskTrackerToken,
     ) -> Result<Self> {
@@ -78,6 +79,7 @@ impl Answer {
                 seed: seed.wrapping_add(u64::from(index)),
                 stop_tokens: Arc::clone(&ready.stop_tokens),
                 ignore_stop: turn.ignore_stop_tokens,
+                constraint: constraint.clone(),
             })?;
             waiting.push(wait(choices.len(), stream));
             choices.push(Choice::new(index, &turn, &ready.model.tokenizer, &state.config));

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::answer::Answer;
+use crate::constraint::constraint;
 use crate::dispatch::Route;
 use crate::error::{Error, Result};
 use crate::hosted_answer::{HostedAnswer, Wanted};
@@ -53,7 +54,7 @@ async fn start(
 ) -> Result<Reply> {
     let state = Arc::clone(state);
     let route = match route {
-        Route::Local => return local(state, checked.prepared, arrived, running),
+        Route::Local => return local(state, checked.prepared, arrived, running).await,
         Route::Hosted(route) => route,
     };
     let wanted = Wanted {
@@ -64,19 +65,25 @@ async fn start(
     let order = checked.order(&state, &route)?;
     let asked = HostedAnswer::start(Arc::clone(&state), order, wanted, state.begin_answer()).await;
     match asked {
-        Err(error) if route.stays_after(&error) => local(state, checked.prepared, arrived, running),
+        Err(error) if route.stays_after(&error) => {
+            local(state, checked.prepared, arrived, running).await
+        }
         asked => Ok(Reply::Hosted(Box::new(asked?))),
     }
 }
 
-fn local(
+async fn local(
     state: Arc<AppState>,
-    prepared: Prepared,
+    mut prepared: Prepared,
     arrived: Instant,
     running: TaskTrackerToken,
 ) -> Result<Reply> {
     let model = Arc::clone(&prepared.variant.name);
-    let answer = Answer::start(state, prepared, arrived, running)?;
+    let constraint = match prepared.turn.rules.take() {
+        Some(rules) => Some(constraint(&state, rules).await?),
+        None => None,
+    };
+    let answer = Answer::start(state, prepared, constraint, arrived, running)?;
     Ok(Reply::Local { answer: Box::new(answer), model })
 }
 

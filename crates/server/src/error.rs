@@ -75,6 +75,9 @@ pub(crate) enum Error {
     /// The engine's queue is full.
     #[error("the queue of {capacity} waiting requests is full, try again later")]
     Overloaded { capacity: usize },
+    /// What the answer must follow turned out too complex while it was written.
+    #[error("the answer cannot go on within the given schemas: {reason}")]
+    Schema { reason: String },
     /// The server cannot answer now.
     #[error("{0}")]
     Unavailable(Unavailable),
@@ -177,6 +180,8 @@ pub(crate) enum FieldCode {
     UnsupportedParameter,
     /// Absent, though needed.
     Missing,
+    /// A JSON schema that cannot be enforced.
+    Schema,
 }
 
 impl FieldCode {
@@ -187,6 +192,7 @@ impl FieldCode {
             Self::UnsupportedValue => "unsupported_value",
             Self::UnsupportedParameter => "unsupported_parameter",
             Self::Missing => "missing_required_parameter",
+            Self::Schema => "unsupported_schema",
         }
     }
 }
@@ -281,6 +287,7 @@ impl Error {
             }
             Self::UnknownPath { .. } => invalid(S::NOT_FOUND, "unknown_path"),
             Self::WrongMethod { .. } => invalid(S::METHOD_NOT_ALLOWED, "method_not_allowed"),
+            Self::Schema { .. } => invalid(S::BAD_REQUEST, "schema_too_complex"),
             Self::Overloaded { .. } => Shape {
                 kind: "rate_limit_error",
                 retry_after_seconds: Some(1),
@@ -404,6 +411,7 @@ impl From<EngineError> for Error {
                 tracing::error!(%reason, "the engine failed on a request");
                 Self::Internal
             }
+            EngineError::Constraint(reason) => Self::Schema { reason },
             EngineError::Stopped(reason) => {
                 tracing::error!(%reason, "the engine has stopped");
                 Self::Unavailable(Unavailable::Stopped)
@@ -466,6 +474,7 @@ mod tests {
             (field(F::UnsupportedValue), 400, "unsupported_value", n),
             (field(F::UnsupportedParameter), 400, "unsupported_parameter", n),
             (field(F::Missing), 400, "missing_required_parameter", n),
+            (field(F::Schema), 400, "unsupported_schema", n),
             (too_long.into(), 400, "context_length_exceeded", Some("messages")),
             (too_long_for_all, 400, "context_length_exceeded", Some("messages")),
             (Error::NotAllowed(NotAllowed::Key), 403, "hosted_not_allowed", Some("model")),
@@ -475,6 +484,7 @@ mod tests {
             (Error::WrongKey, 401, "invalid_api_key", None),
             (model, 404, "model_not_found", Some("model")),
             (path, 404, "unknown_path", None),
+            (EngineError::Constraint("x".into()).into(), 400, "schema_too_complex", None),
             (method, 405, "method_not_allowed", None),
         ]
     }

@@ -65,7 +65,7 @@ pub(crate) async fn prepare(
     if body.len() <= MAX_INLINE_BYTES {
         return prepare_now(state, caller, &body);
     }
-    let permits = Arc::clone(&state.large_prompts);
+    let permits = Arc::clone(&state.heavy_work);
     let permit = permits.acquire_owned().await.expect("the semaphore is never closed");
     let state = Arc::clone(state);
     let work = move || {

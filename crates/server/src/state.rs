@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use harmonium_engine::{AdapterId, Handle, SamplingParams, TokenId};
-use harmonium_harmony::Tokenizer;
+use harmonium_harmony::{Grammars, Tokenizer};
 use harmonium_hosted::Hosted;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -73,6 +73,8 @@ pub(crate) struct ReadyModel {
     /// With each adapter, in the order of their ids.
     pub(crate) adapted: Vec<Variant>,
     pub(crate) stop_tokens: Arc<[TokenId]>,
+    /// What holds answers to formats and calls.
+    pub(crate) grammars: Grammars,
     /// When it became ready, in seconds since 1970.
     pub(crate) created: i64,
 }
@@ -93,6 +95,7 @@ impl ReadyModel {
             base: Variant { name: model.name.as_str().into(), adapter: None },
             adapted: (0..).zip(&model.adapters).map(adapted).collect(),
             stop_tokens: stop_tokens.into(),
+            grammars: grammars(&model.tokenizer),
             created: unix_seconds(),
             model,
         }
@@ -114,6 +117,18 @@ impl ReadyModel {
     }
 }
 
+/// Grammars for a vocabulary, which is read beside the first requests: the real one takes up to a second.
+fn grammars(tokenizer: &Tokenizer) -> Grammars {
+    let grammars = Grammars::new(tokenizer.clone());
+    let prepared = grammars.clone();
+    let builder = std::thread::Builder::new().name("vocabulary".to_owned());
+    // Where there is no thread, the first grammar reads it.
+    if let Err(error) = builder.spawn(move || prepared.prepare()) {
+        tracing::warn!(%error, "the vocabulary is read later");
+    }
+    grammars
+}
+
 /// Shared by all requests of one server.
 #[derive(Debug)]
 pub(crate) struct AppState {
@@ -126,8 +141,8 @@ pub(crate) struct AppState {
     answers: TaskTracker,
     /// Ends all running answers.
     pub(crate) abort: CancellationToken,
-    /// Bounds how many large requests are tokenized at a time.
-    pub(crate) large_prompts: Arc<Semaphore>,
+    /// Bounds how many large requests are tokenized and grammars made at a time.
+    pub(crate) heavy_work: Arc<Semaphore>,
 }
 
 impl AppState {
@@ -141,7 +156,7 @@ impl AppState {
             hosted,
             answers: TaskTracker::new(),
             abort: CancellationToken::new(),
-            large_prompts: Arc::new(Semaphore::new(num_cores)),
+            heavy_work: Arc::new(Semaphore::new(num_cores)),
         }
     }
 

@@ -5,6 +5,7 @@
 //! refused. Pure: no tokens, no engine.
 
 mod messages;
+mod rules;
 mod sampling;
 mod tools;
 
@@ -14,6 +15,7 @@ use harmonium_openai::ChatRequest;
 use harmonium_openai::chat::{Stop, StreamOptions};
 
 use self::messages::History;
+pub(crate) use self::rules::AnswerRules;
 use crate::error::{Error, FieldCode, Result};
 
 const MAX_STOPS: usize = 4;
@@ -23,6 +25,8 @@ const MAX_STOP_BYTES: usize = 1024;
 #[derive(Debug)]
 pub(crate) struct Turn {
     pub(crate) conversation: Conversation,
+    /// What the answer must follow; `None` leaves it free.
+    pub(crate) rules: Option<AnswerRules>,
     /// The images of the conversation, which is rendered without them.
     pub(crate) images: Option<Images>,
     pub(crate) sampling: SamplingParams,
@@ -80,6 +84,8 @@ pub(crate) fn validate(request: ChatRequest, bounds: &Bounds<'_>) -> Result<Turn
     let effort = effort(&request)?;
     let tools = tools::declared(request.tools, request.tool_choice)?;
     let response_format = tools::response_format(request.response_format)?;
+    let rules = rules::rules(&tools, response_format.as_ref());
+    let tools = tools.functions.into_iter().map(|declared| declared.function).collect();
     let History { instructions, messages, images } = messages::history(request.messages)?;
     Ok(Turn {
         conversation: Conversation {
@@ -90,6 +96,7 @@ pub(crate) fn validate(request: ChatRequest, bounds: &Bounds<'_>) -> Result<Turn
             response_format,
             messages,
         },
+        rules,
         images,
         sampling,
         seed: request.seed.map(i64::cast_unsigned),

@@ -88,6 +88,28 @@ test("tool round trip", async () => {
   assert.match(second.choices[0].message.content, /17/);
 });
 
+test("a format and a demanded call are kept", async () => {
+  const hot = { temperature: 1.4, seed: 1 };
+  const schema = {
+    type: "object",
+    properties: { name: { type: "string" }, coast: { type: "string", enum: ["sea", "lake", "none"] } },
+    required: ["name", "coast"],
+    additionalProperties: false,
+  };
+  const response_format = { type: "json_schema", json_schema: { name: "city", strict: true, schema } };
+  const messages = user("Name a city as JSON.");
+  const answer = await client.chat.completions.parse({ model: "nano", messages, response_format, ...hot });
+  const { parsed } = answer.choices[0].message;
+  assert.deepEqual(Object.keys(parsed), ["name", "coast"]);
+  assert.ok(schema.properties.coast.enum.includes(parsed.coast));
+
+  const required = { tools: [weather], tool_choice: "required", ...hot };
+  const { choices } = await chat("What is the capital of France?", required);
+  assert.equal(choices[0].finish_reason, "tool_calls");
+  const [call] = choices[0].message.tool_calls;
+  assert.equal(call.function.name, "get_weather");
+  assert.equal(typeof JSON.parse(call.function.arguments).city, "string");
+});
 test("tool call in a stream", async () => {
   let name = "";
   let args = "";

@@ -9,11 +9,13 @@ import sys
 import time
 import unittest
 import urllib.request
+from typing import Literal
 
 # A proxy from the environment cannot reach this machine's own addresses.
 os.environ["NO_PROXY"] = "127.0.0.1"
 
 import openai
+import pydantic
 
 URL = sys.argv.pop(1).rstrip("/")
 WEATHER = {
@@ -125,6 +127,36 @@ class Suite(unittest.TestCase):
         choice = self.client.chat.completions.create(messages=messages, **options).choices[0]
         self.assertEqual(choice.finish_reason, "stop")
         self.assertIn("17", choice.message.content)
+
+    def test_a_pydantic_model_is_what_comes_back(self):
+        class City(pydantic.BaseModel):
+            name: str
+            inhabitants: int
+            coast: Literal["sea", "lake", "none"]
+
+        class Cities(pydantic.BaseModel):
+            cities: list[City] = pydantic.Field(max_length=2)
+
+        answer = self.client.chat.completions.parse(
+            model="nano", messages=user("Name a city as JSON."), temperature=1.4, seed=1, response_format=Cities
+        )
+        self.assertIsInstance(answer.choices[0].message.parsed, Cities)
+
+        class SetTimer(pydantic.BaseModel):
+            minutes: int = pydantic.Field(ge=1, le=90)
+
+        # The SDK declares it strict.
+        answer = self.client.chat.completions.parse(
+            model="nano",
+            messages=user("What is the capital of France?"),
+            temperature=1.4,
+            seed=1,
+            tools=[openai.pydantic_function_tool(SetTimer)],
+            tool_choice="required",
+        )
+        (call,) = answer.choices[0].message.tool_calls
+        self.assertEqual(answer.choices[0].finish_reason, "tool_calls")
+        self.assertIsInstance(call.function.parsed_arguments, SetTimer)
 
     def test_tool_call_in_a_stream(self):
         name = arguments = ""

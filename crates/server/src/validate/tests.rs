@@ -1,7 +1,7 @@
 //! Requests as JSON, and what becomes of them.
 
 use harmonium_engine::SamplingParams;
-use harmonium_harmony::{Effort, Message, ToolCall};
+use harmonium_harmony::{Arguments, Body, Effort, Message, ToolCall};
 use serde_json::{Value, json};
 
 use super::{Bounds, Images, Turn, UsageMode, validate};
@@ -350,4 +350,64 @@ fn images_are_counted_and_not_rendered() {
     let texts = ["q", ""].map(|text| Message::User { text: text.to_owned() });
     assert_eq!(turn.conversation.messages, texts);
     assert_eq!(messages(json!([user(json!([text]))])).unwrap().images, None);
+}
+
+/// What a final message may be, if there may be one, and which functions with which arguments may be called.
+type Choices = (Option<Body>, Vec<(String, Arguments)>);
+
+fn rules(fields: Value) -> Option<Choices> {
+    let rules = with(fields).unwrap().rules?.rules;
+    let calls = rules.calls.into_iter().map(|call| (call.name, call.arguments));
+    Some((rules.message, calls.collect()))
+}
+
+#[test]
+fn an_answer_is_bound_by_formats_strict_functions_and_demanded_calls() {
+    let tool = |name: &str, strict: Value| {
+        let parameters = json!({"type": "object"});
+        json!({"type": "function", "function": {"name": name, "strict": strict, "parameters": parameters}})
+    };
+    let loose = json!([tool("f", Value::Null), tool("g", json!(false))]);
+    let strict = json!([tool("f", json!(true)), tool("g", Value::Null)]);
+    let named = json!({"type": "function", "function": {"name": "g"}});
+    let allowed = |mode: &str| {
+        let tools = json!([{"type": "function", "function": {"name": "g"}}]);
+        json!({"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}})
+    };
+    let object = json!({"type": "object"});
+    let json_object = json!({"type": "json_object"});
+    let both = |f, g| vec![("f".to_owned(), f), ("g".to_owned(), g)];
+    let only_g = |g| vec![("g".to_owned(), g)];
+    use Arguments::{AnyObject, IfPossible, Strict};
+
+    for fields in [
+        json!({}),
+        json!({"tools": loose}),
+        json!({"tools": loose, "tool_choice": "auto"}),
+        json!({"tools": loose, "tool_choice": allowed("auto")}),
+        json!({"tools": strict, "tool_choice": "none"}),
+        json!({"tools": strict, "tool_choice": allowed("auto")}),
+        json!({"tools": loose, "response_format": {"type": "text"}}),
+    ] {
+        assert_eq!(rules(fields.clone()), None, "{fields}");
+    }
+    for (fields, message, calls) in [
+        (json!({"response_format": json_object}), Some(Body::Json(object.clone())), vec![]),
+        (
+            json!({"response_format": json_object, "tools": loose}),
+            Some(Body::Json(object)),
+            both(AnyObject, AnyObject),
+        ),
+        (json!({"tools": strict}), Some(Body::Text), both(Strict, AnyObject)),
+        (json!({"tools": loose, "tool_choice": "required"}), None, both(IfPossible, IfPossible)),
+        (json!({"tools": strict, "tool_choice": "required"}), None, both(Strict, IfPossible)),
+        (json!({"tools": strict, "tool_choice": named}), None, only_g(IfPossible)),
+        (
+            json!({"tools": strict, "tool_choice": allowed("required"), "response_format": json_object}),
+            None,
+            only_g(IfPossible),
+        ),
+    ] {
+        assert_eq!(rules(fields.clone()), Some((message, calls)), "{fields}");
+    }
 }

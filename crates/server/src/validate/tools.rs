@@ -1,7 +1,7 @@
-//! Tools, the choice among them, and the answer's format.
+//! Tools, the choice among them, and the answer's format, as they were declared.
 //!
-//! Everything here shapes the prompt. A choice that demands a call (`required`, a named function) is rendered
-//! like `auto`: the model sees the tools and decides.
+//! The prompt shows them; what of them the answer must follow is in `rules`. A choice that demands a call (`required`,
+//! a named function) is rendered like `auto`, so that it shares the prefix of the conversation's other prompts.
 
 use harmonium_harmony::{FunctionTool, ResponseFormat};
 use harmonium_openai::chat::{self, NamedChoice, Tool, ToolChoice};
@@ -12,35 +12,63 @@ use crate::error::{Error, FieldCode, Result};
 
 const MAX_TOOLS: usize = 128;
 
-/// The functions that the model is shown: those declared, less those the choice leaves out.
-pub(super) fn declared(
-    tools: Option<Vec<Tool>>,
-    choice: Option<ToolChoice>,
-) -> Result<Vec<FunctionTool>> {
+/// The functions that the model is shown, and which of them it must call.
+#[derive(Debug, Default)]
+pub(super) struct Tools {
+    /// Those declared, less those the choice leaves out.
+    pub(super) functions: Vec<Declared>,
+    pub(super) demand: Demand,
+}
+
+/// A function as the request declares it.
+#[derive(Debug)]
+pub(super) struct Declared {
+    pub(super) function: FunctionTool,
+    /// Whether its arguments must follow its schema.
+    pub(super) is_strict: bool,
+    /// The field of its schema.
+    pub(super) field: String,
+}
+
+/// Which call the answer must be.
+#[derive(Debug, Default)]
+pub(super) enum Demand {
+    /// None.
+    #[default]
+    Nothing,
+    /// Of any of the functions.
+    Any,
+    /// Of the one with this name.
+    One(String),
+}
+
+/// Checks the declarations and the choice among them.
+pub(super) fn declared(tools: Option<Vec<Tool>>, choice: Option<ToolChoice>) -> Result<Tools> {
     let tools = tools.unwrap_or_default();
     if tools.len() > MAX_TOOLS {
         let problem = format!("{} tools are more than {MAX_TOOLS}", tools.len());
         return Err(Error::field("tools", FieldCode::Value, problem));
     }
-    let mut functions: Vec<FunctionTool> = Vec::with_capacity(tools.len());
+    let mut functions: Vec<Declared> = Vec::with_capacity(tools.len());
     for (index, tool) in tools.into_iter().enumerate() {
-        let function = function(&format!("tools[{index}]"), tool)?;
-        if functions.iter().any(|other| other.name == function.name) {
-            let problem = format!("{:?} is declared twice", function.name);
+        let declared = function(&format!("tools[{index}]"), tool)?;
+        let name = &declared.function.name;
+        if functions.iter().any(|other| other.function.name == *name) {
+            let problem = format!("{name:?} is declared twice");
             let param = format!("tools[{index}].function.name");
             return Err(Error::field(param, FieldCode::Value, problem));
         }
-        functions.push(function);
+        functions.push(declared);
     }
-    match choice {
-        None => {}
+    let demand = match choice {
+        None => Demand::Nothing,
         Some(ToolChoice::Mode(mode)) => choose_mode(&mode, &mut functions)?,
         Some(ToolChoice::Named(choice)) => choose_named(choice, &mut functions)?,
-    }
-    Ok(functions)
+    };
+    Ok(Tools { functions, demand })
 }
 
-fn function(param: &str, tool: Tool) -> Result<FunctionTool> {
+fn function(param: &str, tool: Tool) -> Result<Declared> {
     if tool.kind != "function" {
         return Err(unsupported_kind(format!("{param}.type"), &tool.kind));
     }
@@ -51,30 +79,34 @@ fn function(param: &str, tool: Tool) -> Result<FunctionTool> {
             "a function tool needs its declaration",
         ));
     };
+    let field = format!("{param}.function.parameters");
     if !matches!(function.parameters, None | Some(Value::Object(_))) {
-        let param = format!("{param}.function.parameters");
-        return Err(Error::field(param, FieldCode::Type, "not a JSON schema object"));
+        return Err(Error::field(field, FieldCode::Type, "not a JSON schema object"));
     }
-    Ok(FunctionTool {
-        name: name(format!("{param}.function.name"), function.name)?,
-        description: function.description.filter(|text| !text.is_empty()),
-        parameters: function.parameters,
+    Ok(Declared {
+        is_strict: function.strict.unwrap_or(false),
+        field,
+        function: FunctionTool {
+            name: name(format!("{param}.function.name"), function.name)?,
+            description: function.description.filter(|text| !text.is_empty()),
+            parameters: function.parameters,
+        },
     })
 }
 
-fn choose_mode(mode: &str, functions: &mut Vec<FunctionTool>) -> Result<()> {
+fn choose_mode(mode: &str, functions: &mut Vec<Declared>) -> Result<Demand> {
     match mode {
-        "auto" => Ok(()),
+        "auto" => Ok(Demand::Nothing),
         "none" => {
             functions.clear();
-            Ok(())
+            Ok(Demand::Nothing)
         }
         "required" if functions.is_empty() => Err(Error::field(
             "tool_choice",
             FieldCode::Value,
             "\"required\" needs tools to choose from",
         )),
-        "required" => Ok(()),
+        "required" => Ok(Demand::Any),
         other => Err(Error::field(
             "tool_choice",
             FieldCode::UnsupportedValue,
@@ -83,10 +115,11 @@ fn choose_mode(mode: &str, functions: &mut Vec<FunctionTool>) -> Result<()> {
     }
 }
 
-fn choose_named(choice: NamedChoice, functions: &mut Vec<FunctionTool>) -> Result<()> {
+fn choose_named(choice: NamedChoice, functions: &mut Vec<Declared>) -> Result<Demand> {
     match (choice.kind.as_str(), choice.function, choice.allowed_tools) {
         ("function", Some(function), _) => {
-            find(functions, "tool_choice.function.name", &function.name)
+            find(functions, "tool_choice.function.name", &function.name)?;
+            Ok(Demand::One(function.name))
         }
         ("allowed_tools", _, Some(allowed)) => {
             let mut names = Vec::with_capacity(allowed.tools.len());
@@ -98,7 +131,7 @@ fn choose_named(choice: NamedChoice, functions: &mut Vec<FunctionTool>) -> Resul
                 find(functions, &format!("{param}.function.name"), &function.name)?;
                 names.push(function.name);
             }
-            functions.retain(|function| names.contains(&function.name));
+            functions.retain(|declared| names.contains(&declared.function.name));
             choose_mode(&allowed.mode, functions)
         }
         (kind @ ("function" | "allowed_tools"), _, _) => Err(Error::field(
@@ -110,8 +143,8 @@ fn choose_named(choice: NamedChoice, functions: &mut Vec<FunctionTool>) -> Resul
     }
 }
 
-fn find(functions: &[FunctionTool], param: &str, name: &str) -> Result<()> {
-    if functions.iter().any(|function| function.name == name) {
+fn find(functions: &[Declared], param: &str, name: &str) -> Result<()> {
+    if functions.iter().any(|declared| declared.function.name == name) {
         return Ok(());
     }
     Err(Error::field(param, FieldCode::Value, format!("{name:?} is not among the tools")))
@@ -122,7 +155,7 @@ pub(super) fn unsupported_kind(param: String, kind: &str) -> Error {
     Error::field(param, FieldCode::UnsupportedValue, problem)
 }
 
-/// The schema that the final answer is asked to follow; `None` for plain text.
+/// The schema that a final message must follow; `None` for plain text.
 pub(super) fn response_format(
     format: Option<chat::ResponseFormat>,
 ) -> Result<Option<ResponseFormat>> {

@@ -10,6 +10,7 @@ mod cancel;
 mod chat;
 mod connections;
 mod errors;
+mod formats;
 mod hosted;
 mod hosted_budget;
 mod hosted_faults;
