@@ -59,6 +59,7 @@ fn engine(args: &BenchEngineArgs, environment: &Environment) -> Result<ExitCode>
     let started = Instant::now();
     let mut executor = load(&settings, &checkpoint, &place)?;
     let load_seconds = started.elapsed().as_secs_f64();
+    executor.settle();
     let (mut out, bytes) = (io::stdout().lock(), checkpoint.num_bytes() as f64 / 1e9);
     writeln!(out, "{} on {}", settings.model.name, place.name())?;
     writeln!(out, "memory: {:.1} GB/s, {}", bandwidth / 1e9, measured_how(&place))?;

@@ -13,6 +13,8 @@ mod forward;
 mod kv_pool;
 mod warm;
 
+use std::thread::JoinHandle;
+
 use candle_core::Tensor;
 use harmonium_engine::{Batch, Executor, ExecutorError, ExecutorSpec, Sampled};
 use rayon::prelude::*;
@@ -96,6 +98,8 @@ pub struct CpuExecutor {
     num_tokens: usize,
     /// The step that was submitted.
     submitted: Option<Batch>,
+    /// Brings mapped weights into memory; taken by whoever waits for it.
+    warming: Option<JoinHandle<()>>,
 }
 
 impl CpuExecutor {
@@ -127,10 +131,10 @@ impl CpuExecutor {
             .map_err(|e| Error::Option { option: "num_threads", message: e.to_string() })?;
         let simd = Simd::detect();
         let model = Model::new(checkpoint, weights, &spec, simd, options.precision);
-        warm::start(weights);
+        let warming = warm::start(weights);
         tracing::debug!(?simd, threads = threads.current_num_threads(), ?spec, "planned");
         let num_tokens = num_tokens as usize;
-        Ok(Self { spec, model, threads, num_tokens, submitted: None })
+        Ok(Self { spec, model, threads, num_tokens, submitted: None, warming })
     }
 
     /// Runs spans that name an adapter with it; ids are the places in `adapters`, all of them opened for this model's
@@ -192,6 +196,11 @@ impl Executor for CpuExecutor {
 }
 
 impl Profile for CpuExecutor {
+    fn settle(&mut self) {
+        // A thread that panicked has read what it has read.
+        self.warming.take().map(JoinHandle::join);
+    }
+
     fn profile(&mut self, batch: &Batch, repeats: u32) -> Result<Vec<OpTime>, ExecutorError> {
         self.model.clock = Some(Clock::start());
         let steps = (0..repeats).try_for_each(|_| {

@@ -21,6 +21,9 @@ pub struct OpTime {
 
 /// An executor that can say where its time goes.
 pub trait Profile: Executor {
+    /// Waits for what loading still does beside the first steps, so that it does not slow down steps that are measured.
+    fn settle(&mut self) {}
+
     /// Runs a step `repeats` times, with a clock behind every operation. Operations come in the order in
     /// which they first run.
     fn profile(&mut self, batch: &Batch, repeats: u32) -> Result<Vec<OpTime>, ExecutorError>;

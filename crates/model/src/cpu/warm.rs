@@ -6,17 +6,16 @@
 //! with the executor.
 
 use std::sync::{Arc, Weak};
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use crate::checkpoint::weights::{ExpertLinear, Layer, Weights};
 
 /// Starts the thread. Without it all works as well, more slowly at first.
-pub(super) fn start(weights: &Arc<Weights>) {
+pub(super) fn start(weights: &Arc<Weights>) -> Option<JoinHandle<()>> {
     let weights = Arc::downgrade(weights);
     let thread = thread::Builder::new().name("cpu-weights".to_owned());
-    if let Err(error) = thread.spawn(move || populate(&weights)) {
-        tracing::debug!(%error, "weights are not read ahead");
-    }
+    let thread = thread.spawn(move || populate(&weights));
+    thread.inspect_err(|error| tracing::debug!(%error, "weights are not read ahead")).ok()
 }
 
 /// Layer by layer, so that weights that nobody uses any more are held for one layer at most.
