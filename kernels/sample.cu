@@ -1,16 +1,18 @@
 // sample_scan, sample_choose: the token that follows each row, as its wish says, and its log-probabilities.
 //
-//   z = logits[r] with penalties and bias;  greedy: the greatest z, the lowest index among equals
+//   z = logits[r] with penalties and bias, -inf where the row's mask has no bit
+//   greedy: the greatest z, the lowest index among equals
 //   draw: the first token whose weights up to it, in the order of the tokens, are more than random / 2^64 of all weights;
 //         weight = exp((z - max z) / temperature), of the tokens that truncate.cu keeps
 //   logprobs[r] = log softmax of logits[r] itself: the chosen token, then the greatest ones
-//   tokens[r] = 0xffffffff if a z is a NaN or none is finite at the top, and for a row that is left out
+//   tokens[r] = 0xffffffff if a logit is a NaN or +inf, masked or not, or no z is finite; and for a row that is left out
 //
 // Shapes:  logits [rows, width] float32, of which the first `vocabulary` count, at most 256 slices of 2,048; wishes [rows];
-//          adjustments [any]; tokens [rows] u32; logprobs [rows, 21]; slices [rows, slices]; cuts [rows].
+//          adjustments [any]; masks [any, ceil(vocabulary / 32)] u32; tokens [rows] u32; logprobs [rows, 21];
+//          slices [rows, slices]; cuts [rows].
 // Launch:  sample_scan: grid (slices, rows); sample_choose: a block a row, which puts the slices together and reads again
 //          only the one that it draws from. Blocks of 256 threads. Weights are whole numbers: see sampling.cuh.
-// Traffic: reads the logits once.
+// Traffic: reads the logits once, and a row's mask, 1/32 of them, if it has one.
 
 #include "common/sampling.cuh"
 

@@ -92,6 +92,7 @@ KERNEL(sample_narrow, SampleParams, kSampleThreads) {
     adjust_slice(p, wish, blockIdx.x, values);
     const float best = row_best(p, row, exchange[0]).value;
     for (uint32_t at = threadIdx.x; at < slice_len(p, blockIdx.x); at += kSampleThreads) {
+        if (values[at] == -INFINITY) continue; // never drawn; what a mask leaves out would crowd into one bin
         const uint32_t key = key_of(values[at]);
         if (p.pass > 0 && key >> (shift + num_bits) != prefix) continue;
         const uint32_t bin = key >> shift & ((1u << num_bits) - 1);

@@ -24,7 +24,8 @@ struct Wish {
     uint32_t choice, top_k;                     // top_k 0 keeps all
     float scale, top_p, min_log;                // 1 / temperature; least log of a probability over the best one's
     float repetition, frequency, presence;
-    uint32_t num_logprobs, unused; // 0 for none, else the chosen token's and those of the best ones
+    uint32_t num_logprobs; // 0 for none, else the chosen token's and those of the best ones
+    uint32_t mask;         // 0 for none, else one more than its row of the masks
 };
 
 struct Best {
@@ -62,12 +63,13 @@ struct SampleParams {
     const float* logits;
     const Wish* wishes;
     const uint4* adjustments; // token, times generated, whether repetition counts, bias
+    const uint32_t* masks;    // a bit a token, lowest first: whether it may be chosen
     uint32_t* tokens;
     Logprob* logprobs;
     Slice* slices;
     Cut* cuts;
     uint32_t width, vocabulary, num_slices, num_adjustments;
-    uint32_t truncates, pass;
+    uint32_t num_masks, mask_len, truncates, pass;
 };
 
 static_assert(sizeof(Wish) == 56 && sizeof(Slice) == 184 && sizeof(Cut) == 32800 && sizeof(Logprob) == 8,
@@ -94,7 +96,7 @@ __device__ __forceinline__ bool is_left_out(const SampleParams& p, const Wish& w
                                  wish.num_adjustments <= p.num_adjustments - wish.first_adjustment;
     const bool is_known = wish.choice == kGreedy || wish.choice == kDraw;
     const bool is_served = is_known && (p.truncates != 0 || !is_truncated(wish));
-    return !is_served || !has_adjustments || wish.num_logprobs > 1 + kMaxTop;
+    return !is_served || !has_adjustments || wish.num_logprobs > 1 + kMaxTop || wish.mask > p.num_masks;
 }
 
 // ---- a slice of logits ---------------------------------------------------------------------------------------------
@@ -104,16 +106,30 @@ __device__ __forceinline__ uint32_t slice_len(const SampleParams& p, uint32_t sl
     return left < kSliceLen ? left : kSliceLen;
 }
 
-// Reads a slice; the block is in step afterwards.
+// Reads a slice: each thread the tokens that it goes on with.
 __device__ __forceinline__ void load_slice(const SampleParams& p, uint32_t row, uint32_t slice, float (&values)[kSliceLen]) {
     const float* from = p.logits + static_cast<size_t>(row) * p.width + slice * kSliceLen;
     for (uint32_t i = threadIdx.x; i < slice_len(p, slice); i += kSampleThreads) values[i] = from[i];
-    __syncthreads();
 }
 
-// Penalties and bias, rounded after each operation as the processor's sampler does.
+// Leaves only the tokens that the row's mask has, of those that this thread has loaded; a logit that makes the row an error
+// stays. A warp's tokens share a word, and the words of neighbouring warps lie side by side.
+__device__ __forceinline__ void mask_slice(const SampleParams& p, const Wish& wish, uint32_t slice,
+                                           float (&values)[kSliceLen]) {
+    if (wish.mask == 0) return;
+    const uint32_t* words = p.masks + static_cast<size_t>(wish.mask - 1) * p.mask_len + slice * (kSliceLen / 32);
+    for (uint32_t i = threadIdx.x; i < slice_len(p, slice); i += kSampleThreads) {
+        const bool is_allowed = (words[i / 32] >> (i % 32) & 1) != 0;
+        if (!is_allowed && values[i] < INFINITY) values[i] = -INFINITY;
+    }
+}
+
+// Makes of a slice as it was loaded what is chosen from; the block is in step afterwards. Penalties and bias are rounded
+// after each operation as the processor's sampler does; they leave minus infinity what it is, so the mask may come first.
 __device__ __forceinline__ void adjust_slice(const SampleParams& p, const Wish& wish, uint32_t slice,
                                              float (&values)[kSliceLen]) {
+    mask_slice(p, wish, slice, values);
+    __syncthreads();
     if (wish.num_adjustments == 0) return;
     for (uint32_t i = threadIdx.x; i < wish.num_adjustments; i += kSampleThreads) {
         const uint4 adjustment = ld_v4(p.adjustments + wish.first_adjustment + i);

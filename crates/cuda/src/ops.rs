@@ -34,7 +34,7 @@ pub(crate) use router::{GroupRoutes, Router, group_routes, route_tile_len, route
 pub use router::{PADDING, route_tiles_bytes};
 pub use sample::{
     Adjustment, MAX_ALTERNATIVES, MAX_VOCABULARY, NO_TOKEN, Sample, TokenLogprob, Wish, cuts_bytes,
-    sample, slices_bytes,
+    mask_words, masks_bytes, sample, slices_bytes,
 };
 
 use crate::{BufferSlice, Device, DevicePtr, Error, Result};

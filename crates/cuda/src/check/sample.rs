@@ -1,9 +1,14 @@
 //! `sample` against a sort and sums in float64.
 
+mod masks;
+mod reference;
+
+use self::masks::Allowed;
+use self::reference::{adjusted, draw_error, logprobs_error, order};
 use super::{Case, Report, random_f32};
 use crate::ops::{
-    Adjustment, MAX_ALTERNATIVES, NO_TOKEN, Sample, TokenLogprob, Wish, cuts_bytes, sample,
-    slices_bytes,
+    Adjustment, MAX_ALTERNATIVES, NO_TOKEN, Sample, TokenLogprob, Wish, cuts_bytes, mask_words,
+    sample, slices_bytes,
 };
 use crate::{Device, Result};
 
@@ -24,7 +29,7 @@ const ALL: Wish = Wish {
     frequency: 0.4,
     presence: 0.25,
     num_logprobs: 0,
-    unused: 0,
+    mask: 0,
 };
 const GREEDY: Wish = Wish { choice: Wish::GREEDY, ..ALL };
 /// The adjustments of a row that wants them: first that of the greatest logit, then of many others.
@@ -88,7 +93,7 @@ pub(super) fn cases() -> Vec<Case> {
         Case::new("sample alone and among others".to_owned(), alone_and_among_others),
         Case::new("sample 2048 draws of 5".to_owned(), draws),
     ];
-    SHAPES.iter().map(shape).chain(others).collect()
+    SHAPES.iter().map(shape).chain(others).chain(masks::cases()).collect()
 }
 
 /// Rows and what is wished for them.
@@ -98,6 +103,8 @@ struct Rows {
     vocabulary: usize,
     wishes: Vec<Wish>,
     adjustments: Vec<Adjustment>,
+    /// At least one, each of `mask_words(vocabulary)`.
+    masks: Vec<u32>,
 }
 
 /// What was chosen for a row.
@@ -140,7 +147,8 @@ impl Rows {
         if adjustments.is_empty() {
             adjustments.push(Adjustment::default());
         }
-        Self { logits, width, vocabulary, wishes: all, adjustments }
+        let masks = vec![0; mask_words(vocabulary)];
+        Self { logits, width, vocabulary, wishes: all, adjustments, masks }
     }
 
     fn run(&self, device: &Device, truncates: bool) -> Result<Vec<Answer>> {
@@ -148,6 +156,7 @@ impl Rows {
         let logits = device.alloc_from(&self.logits)?;
         let wishes = device.alloc_from(&self.wishes)?;
         let adjustments = device.alloc_from(&self.adjustments)?;
+        let masks = device.alloc_from(&self.masks)?;
         let tokens = device.alloc(rows * 4)?;
         let logprobs =
             device.alloc_from(&vec![TokenLogprob::default(); rows * (1 + MAX_ALTERNATIVES)])?;
@@ -157,6 +166,7 @@ impl Rows {
             logits: logits.whole(),
             wishes: wishes.whole(),
             adjustments: adjustments.whole(),
+            masks: masks.whole(),
             tokens: tokens.whole(),
             logprobs: logprobs.whole(),
             slices: slices.whole(),
@@ -181,12 +191,28 @@ impl Rows {
         &self.logits[index * self.width..][..self.vocabulary]
     }
 
+    /// The mask that a wish names.
+    fn mask(&self, wish: &Wish) -> Option<&[u32]> {
+        let row = (wish.mask as usize).checked_sub(1)?;
+        self.masks.chunks(mask_words(self.vocabulary)).nth(row)
+    }
+
+    /// The greatest error of all rows, cut or not.
+    fn check(&self, device: &Device) -> Result<Report> {
+        let answers = self.run(device, true)?;
+        let errors = answers.iter().enumerate().map(|(index, answer)| self.error(index, answer));
+        Ok(Report { max_error: errors.fold(0.0, f64::max), tolerance: TOLERANCE })
+    }
+
     /// How far an answer is from right.
     fn error(&self, index: usize, answer: &Answer) -> f64 {
         let (raw, wish) = (self.row(index), &self.wishes[index]);
+        if answer.token as usize >= self.vocabulary {
+            return f64::INFINITY;
+        }
         let range = wish.first_adjustment as usize..;
         let adjustments = &self.adjustments[range][..wish.num_adjustments as usize];
-        let adjusted = adjusted(raw, wish, adjustments);
+        let adjusted = adjusted(raw, wish, adjustments, self.mask(wish));
         let choice = match wish.choice {
             Wish::GREEDY => {
                 let is_best = order(&adjusted).first() == Some(&(answer.token as usize));
@@ -214,84 +240,9 @@ fn adjust(row: &[f32], most: usize, random: &mut fastrand::Rng) -> Vec<Adjustmen
     tokens.into_iter().map(adjustment).collect()
 }
 
-/// The logits that are chosen from, each operation in float32.
-fn adjusted(raw: &[f32], wish: &Wish, adjustments: &[Adjustment]) -> Vec<f32> {
-    let mut logits = raw.to_vec();
-    for adjustment in adjustments {
-        let logit = &mut logits[adjustment.token as usize];
-        if adjustment.is_repeated != 0 {
-            let penalty = wish.repetition;
-            *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
-        }
-        if adjustment.num_generated > 0 {
-            *logit -= wish.frequency * adjustment.num_generated as f32;
-            *logit -= wish.presence;
-        }
-        *logit += adjustment.bias;
-    }
-    logits
-}
-
-/// Tokens, the greatest logit first, of equals the lowest index.
-fn order(logits: &[f32]) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..logits.len()).collect();
-    order.sort_by(|a, b| logits[*b].partial_cmp(&logits[*a]).unwrap_or(std::cmp::Ordering::Equal));
-    order
-}
-
-/// How far a draw is from the part of all probability that its token has, where those that are kept lie one after another
-/// in the order of the tokens. A token that is not kept is infinitely wrong, unless rounding might have kept it.
-fn draw_error(logits: &[f32], wish: &Wish, token: usize) -> f64 {
-    let order = order(logits);
-    let best = f64::from(logits[order[0]]);
-    let scaled = |token: usize| (f64::from(logits[token]) - best) * f64::from(wish.scale);
-    let total: f64 = order.iter().map(|token| scaled(*token).exp()).sum();
-    let (mut kept, mut is_allowed, mut before) = (vec![false; logits.len()], false, 0.0);
-    for (rank, other) in order.iter().copied().enumerate() {
-        let stays = |slack: f64| {
-            (wish.top_k == 0 || rank < wish.top_k as usize)
-                && (wish.top_p >= 1.0 || before < (f64::from(wish.top_p) + slack) * total)
-                && scaled(other) >= f64::from(wish.min_log) - slack
-        };
-        kept[other] = stays(0.0);
-        is_allowed |= other == token && stays(TOLERANCE);
-        before += scaled(other).exp();
-    }
-    if !is_allowed {
-        return f64::INFINITY;
-    }
-    let weight = |token: usize| if kept[token] { scaled(token).exp() } else { 0.0 };
-    let total: f64 = (0..logits.len()).map(weight).sum();
-    let begin = (0..token).map(weight).sum::<f64>() / total;
-    let end = begin + weight(token) / total;
-    let place = wish.random as f64 / 2f64.powi(64);
-    (begin - place).max(place - end).max(0.0)
-}
-
-/// The greatest error of a row's log-probabilities.
-fn logprobs_error(raw: &[f32], wish: &Wish, answer: &Answer) -> f64 {
-    let Some((chosen, top)) = answer.logprobs.split_first() else { return 0.0 };
-    let order = order(raw);
-    let best = f64::from(raw[order[0]]);
-    let sum: f64 = raw.iter().map(|logit| (f64::from(*logit) - best).exp()).sum();
-    let num_top = (wish.num_logprobs as usize - 1).min(raw.len());
-    let expected = [answer.token as usize].into_iter().chain(order.into_iter().take(num_top));
-    let mut max = 0.0f64;
-    for (logprob, token) in [chosen].into_iter().chain(top).zip(expected) {
-        let exact = f64::from(raw[token]) - best - sum.ln();
-        let error = (f64::from(logprob.logprob) - exact).abs() / exact.abs().max(1.0);
-        let is_same = logprob.token as usize == token;
-        max = max.max(if is_same && !error.is_nan() { error } else { f64::INFINITY });
-    }
-    max
-}
-
 /// Every wish on one kind of logits; the error is the greatest of all rows.
 fn wishes(device: &Device, kind: Logits, width: usize, vocabulary: usize) -> Result<Report> {
-    let rows = Rows::new(kind, width, vocabulary, WISHES);
-    let answers = rows.run(device, true)?;
-    let errors = answers.iter().enumerate().map(|(index, answer)| rows.error(index, answer));
-    Ok(Report { max_error: errors.fold(0.0, f64::max), tolerance: TOLERANCE })
+    Rows::new(kind, width, vocabulary, WISHES).check(device)
 }
 
 /// Rows that must answer no token; the error is the number of those that answer one.
@@ -325,7 +276,9 @@ fn without_answer(device: &Device) -> Result<Report> {
 
 /// A row's answer is the same whatever rows are beside it, and whether others are cut; the error counts those that are not.
 fn alone_and_among_others(device: &Device) -> Result<Report> {
-    let rows = Rows::new(Logits::Peaked, 5000, 4111, WISHES);
+    let mut rows = Rows::new(Logits::Peaked, 5000, 4111, WISHES);
+    // Whether a row is masked must not matter to the next one either.
+    masks::add(&mut rows, &[None, Some(Allowed::EverySecond)]);
     let together = rows.run(device, true)?;
     let mut num_wrong = 0;
     for (index, answer) in together.iter().enumerate() {
@@ -335,6 +288,7 @@ fn alone_and_among_others(device: &Device) -> Result<Report> {
             logits: rows.logits[index * rows.width..][..rows.width].to_vec(),
             wishes: vec![wish],
             adjustments: rows.adjustments.clone(),
+            masks: rows.masks.clone(),
             ..rows
         };
         num_wrong += usize::from(alone.run(device, is_cut)?[0] != *answer);
@@ -354,6 +308,7 @@ fn draws(device: &Device) -> Result<Report> {
         vocabulary: 5,
         wishes: (0..NUM_DRAWS).map(wish).collect(),
         adjustments: vec![Adjustment::default()],
+        masks: vec![0],
     };
     let answers = rows.run(device, false)?;
     let total: f64 = logits.iter().map(|logit| f64::from(*logit).exp()).sum();

@@ -53,8 +53,8 @@ pub struct Wish {
     pub presence: f32,
     /// 0 for no log-probabilities, else one more than the wanted alternatives.
     pub num_logprobs: u32,
-    /// Nothing.
-    pub unused: u32,
+    /// 0 if all tokens are allowed, else one more than the row of the masks that says which are.
+    pub mask: u32,
 }
 
 impl Wish {
@@ -99,6 +99,8 @@ pub struct Sample<'a> {
     pub wishes: BufferSlice<'a>,
     /// Any number of [`Adjustment`].
     pub adjustments: BufferSlice<'a>,
+    /// `[any, mask_words(vocabulary)]` u32: a bit a token, lowest first, set if it may be chosen.
+    pub masks: BufferSlice<'a>,
     /// `[rows]` u32.
     pub tokens: BufferSlice<'a>,
     /// `[rows, 1 + MAX_ALTERNATIVES]` of [`TokenLogprob`]: the chosen token, then the best ones. Only what a wish asks for is
@@ -124,6 +126,7 @@ struct Params {
     logits: DevicePtr,
     wishes: DevicePtr,
     adjustments: DevicePtr,
+    masks: DevicePtr,
     tokens: DevicePtr,
     logprobs: DevicePtr,
     slices: DevicePtr,
@@ -132,6 +135,8 @@ struct Params {
     vocabulary: u32,
     num_slices: u32,
     num_adjustments: u32,
+    num_masks: u32,
+    mask_len: u32,
     truncates: u32,
     pass: u32,
 }
@@ -141,15 +146,26 @@ pub fn slices_bytes(rows: usize, vocabulary: usize) -> usize {
     rows * vocabulary.div_ceil(SLICE_LEN) * SLICE_BYTES
 }
 
+/// Words of 32 tokens that make a mask of a vocabulary.
+pub fn mask_words(vocabulary: usize) -> usize {
+    vocabulary.div_ceil(u32::BITS as usize)
+}
+
+/// Bytes of so many masks.
+pub fn masks_bytes(num_masks: usize, vocabulary: usize) -> usize {
+    num_masks * mask_words(vocabulary) * size_of::<u32>()
+}
+
 /// Bytes that [`sample`] needs to cut so many rows.
 pub fn cuts_bytes(rows: usize) -> usize {
     rows * CUT_BYTES
 }
 
-/// Chooses the token of each row as its wish says: penalties and bias, then the greatest logit or a draw.
+/// Chooses the token of each row as its wish says: penalties and bias, then the greatest logit or a draw, of the tokens that
+/// its mask allows.
 ///
-/// A row's answer depends on nothing but its logits, wish and adjustments. What a wish says of adjustments is checked by
-/// the kernels: a row that names others than there are is left out.
+/// A row's answer depends on nothing but its logits, wish, adjustments and mask. What a wish says of adjustments and masks
+/// is checked by the kernels: a row that names others than there are is left out.
 pub fn sample(device: &Device, args: &Sample<'_>) -> Result<()> {
     let check = Arguments { device, op: "sample" };
     let Sample { rows, width, vocabulary, .. } = *args;
@@ -160,6 +176,8 @@ pub fn sample(device: &Device, args: &Sample<'_>) -> Result<()> {
     let num_slices = vocabulary.div_ceil(SLICE_LEN);
     let num_adjustments = args.adjustments.len() / size_of::<Adjustment>();
     let logprobs = [rows, 1 + MAX_ALTERNATIVES];
+    let mask_len = mask_words(vocabulary);
+    let num_masks = args.masks.len() / masks_bytes(1, vocabulary).max(1);
     let params = Params {
         logits: check.tensor("logits", args.logits, &[rows, width], size_of::<f32>())?,
         wishes: check.tensor("wishes", args.wishes, &[rows], size_of::<Wish>())?,
@@ -169,6 +187,7 @@ pub fn sample(device: &Device, args: &Sample<'_>) -> Result<()> {
             &[num_adjustments],
             size_of::<Adjustment>(),
         )?,
+        masks: check.tensor("masks", args.masks, &[num_masks, mask_len], size_of::<u32>())?,
         tokens: check.tensor("tokens", args.tokens, &[rows], size_of::<u32>())?,
         logprobs: check.tensor("logprobs", args.logprobs, &logprobs, size_of::<TokenLogprob>())?,
         slices: check.tensor("slices", args.slices, &[rows, num_slices], SLICE_BYTES)?,
@@ -177,6 +196,8 @@ pub fn sample(device: &Device, args: &Sample<'_>) -> Result<()> {
         vocabulary: check.count("vocabulary", vocabulary)?,
         num_slices: check.count("vocabulary", num_slices)?,
         num_adjustments: check.count("adjustments", num_adjustments)?,
+        num_masks: check.count("masks", num_masks)?,
+        mask_len: check.count("vocabulary", mask_len)?,
         truncates: u32::from(args.truncates),
         pass: 0,
     };

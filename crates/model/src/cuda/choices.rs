@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use harmonium_cuda::Device;
-use harmonium_engine::{Batch, Executor, Sample, Sampled, SamplingParams, Span, TokenCount};
+use harmonium_cuda::ops::NO_TOKEN;
+use harmonium_engine::{
+    Batch, Executor, ExecutorError, Sample, Sampled, SamplingParams, Span, TokenCount, TokenMask,
+};
 
 use super::plan::MAX_ADJUSTMENTS;
 use crate::{Checkpoint, CudaExecutor, CudaOptions, Source, sampler};
@@ -160,4 +163,49 @@ fn the_processor_chooses_for_a_row_whose_penalties_do_not_fit() {
     let ours = executor.run(&batch).unwrap();
     assert_eq!(ours[num_fitting].token, reference[num_fitting].token);
     assert_ne!(tokens(&ours), tokens(&reference), "all rows were left to the processor");
+}
+
+#[test]
+fn masked_choices_are_those_of_the_processor_and_made_on_the_device() {
+    let mut executor = executor();
+    // Of one token every draw is certain.
+    let all = SamplingParams { temperature: 2.0, ..SamplingParams::default() };
+    let cut = SamplingParams { top_k: 9, top_p: 0.9, min_p: 0.1, logprobs: Some(2), ..all.clone() };
+    for (params, step) in [(vec![all, cut], 4000), (certain(), 2), (certain(), 1)] {
+        for len in [1, 2] {
+            let mut batch = batch(len, &params, &counts(), 5);
+            let unmasked = tokens(&on_the_processor(&mut executor, &batch));
+            // Shorter and longer than the vocabulary, without what is chosen else; one row of certain choices has none.
+            let masks = [3000, 4096].map(|end| {
+                let allowed = (1..end).step_by(step).filter(|token| !unmasked.contains(token));
+                Arc::new(allowed.collect::<TokenMask>())
+            });
+            for (index, sample) in batch.samples.iter_mut().enumerate() {
+                sample.mask = (index != 2).then(|| masks[index % 2].clone());
+            }
+            let reference = on_the_processor(&mut executor, &batch);
+            for (index, (ours, unmasked)) in tokens(&reference).iter().zip(&unmasked).enumerate() {
+                assert_eq!(ours == unmasked, index == 2, "row {index}");
+            }
+            check_same(&executor.run(&batch).unwrap(), &reference);
+            let chosen = executor.model.tokens(params.len()).unwrap();
+            assert!(!chosen.contains(&NO_TOKEN), "rows were left to the processor");
+        }
+    }
+}
+
+#[test]
+fn a_mask_that_allows_nothing_is_the_same_error_as_on_the_processor() {
+    let mut executor = executor();
+    for params in [SamplingParams::greedy(), SamplingParams::default()] {
+        let mut batch = batch(1, &[params.clone(), params], &counts(), 5);
+        batch.samples[1].mask = Some(Arc::new([NUM_TOKENS as u32].into_iter().collect()));
+        let logits = executor.logits(&batch, &[1]).unwrap();
+        let expected = sampler::sample(&logits[..NUM_TOKENS], &batch.samples[1]).unwrap_err();
+        let error = executor.run(&batch).unwrap_err();
+        assert!(matches!(error, ExecutorError::Step(_)), "{error:?}");
+        assert_eq!(error.to_string(), expected.to_string());
+        batch.samples[1].mask = None;
+        executor.run(&batch).unwrap();
+    }
 }

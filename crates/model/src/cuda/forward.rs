@@ -5,8 +5,8 @@ use std::ops::Range;
 use harmonium_cuda::ops::{
     AttentionDecode, AttentionPrefill, Embedding, ExpertWeights, Experts, HEAD_LEN, KvShape,
     Linear, MAX_ALTERNATIVES, Output, RmsNorm, Rope, Route, Sample, Splits, TokenLogprob,
-    attention_decode, attention_prefill, cuts_bytes, embedding, experts, linear, rms_norm, rope,
-    route, route_tiles_bytes, sample, slices_bytes,
+    attention_decode, attention_prefill, cuts_bytes, embedding, experts, linear, masks_bytes,
+    rms_norm, rope, route, route_tiles_bytes, sample, slices_bytes,
 };
 use harmonium_cuda::{Buffer, BufferSlice, Device, Graph, Profile, Result};
 
@@ -55,6 +55,7 @@ struct Buffers {
     chosen: Buffer,
     logprobs: Buffer,
     adjustments: Buffer,
+    masks: Buffer,
     slices: Buffer,
     cuts: Buffer,
     parts: Buffer,
@@ -92,6 +93,7 @@ impl Buffers {
             chosen: alloc(sizes.chosen)?,
             logprobs: alloc(sizes.logprobs)?,
             adjustments: alloc(sizes.adjustments)?,
+            masks: alloc(sizes.masks)?,
             slices: alloc(sizes.slices)?,
             cuts: alloc(sizes.cuts)?,
             parts: alloc(sizes.parts)?,
@@ -157,11 +159,14 @@ impl Model {
     /// Uploads what a step tells the device.
     pub(super) fn upload(&self, step: &Step) -> Result<()> {
         self.device.upload(&self.buffers.inputs, 0, &step.bytes)?;
-        if step.adjustments.is_empty() {
-            return Ok(());
+        let others: [(&Buffer, &[u8]); 2] = [
+            (&self.buffers.adjustments, bytemuck::cast_slice(&step.adjustments)),
+            (&self.buffers.masks, bytemuck::cast_slice(&step.masks)),
+        ];
+        for (to, bytes) in others.into_iter().filter(|(_, bytes)| !bytes.is_empty()) {
+            self.device.upload(to, 0, bytes)?;
         }
-        let adjustments = bytemuck::cast_slice(&step.adjustments);
-        self.device.upload(&self.buffers.adjustments, 0, adjustments)
+        Ok(())
     }
 
     /// A step of single rows, all of them wanted, as a graph that serves every other step of as many rows, unless that
@@ -457,6 +462,7 @@ impl Model {
                 logits: first(&b.logits, num_rows * width * WORD)?,
                 wishes: b.inputs.slice(step.wishes.clone())?,
                 adjustments: b.adjustments.whole(),
+                masks: first(&b.masks, masks_bytes(num_rows, self.num_tokens))?,
                 tokens: first(&b.chosen, num_rows * WORD)?,
                 logprobs: first(&b.logprobs, num_reported * size_of::<TokenLogprob>())?,
                 slices: first(&b.slices, slices_bytes(num_rows, self.num_tokens))?,

@@ -4,7 +4,7 @@
 
 use harmonium_cuda::ops::{
     Adjustment, HEAD_LEN, KvShape, MAX_ALTERNATIVES, MAX_VOCABULARY, RowTile, TokenLogprob, Wish,
-    cuts_bytes, linear_scratch_bytes, route_tiles_bytes, rows_per_tile, slices_bytes,
+    cuts_bytes, linear_scratch_bytes, masks_bytes, route_tiles_bytes, rows_per_tile, slices_bytes,
 };
 use harmonium_engine::ExecutorSpec;
 
@@ -93,6 +93,7 @@ pub(super) struct Sizes {
     pub(super) chosen: usize,
     pub(super) logprobs: usize,
     pub(super) adjustments: usize,
+    pub(super) masks: usize,
     pub(super) slices: usize,
     pub(super) cuts: usize,
     pub(super) parts: usize,
@@ -269,6 +270,7 @@ fn sizes(config: &Config, options: &CudaOptions, context_len: u32) -> Sizes {
         chosen: sequences * 4,
         logprobs: sequences * (1 + MAX_ALTERNATIVES) * size_of::<TokenLogprob>(),
         adjustments: MAX_ADJUSTMENTS * size_of::<Adjustment>(),
+        masks: masks_bytes(sequences, config.vocab_size as usize),
         slices: slices_bytes(sequences, config.vocab_size as usize),
         cuts: cuts_bytes(sequences),
         parts: num_parts * HEAD_LEN * 4,
@@ -314,7 +316,10 @@ impl Sizes {
                 name: "sums in parts",
                 bytes: sum(&[self.parts, self.stats, self.tickets, self.scratch]),
             },
-            PlanItem { name: "inputs and rotations", bytes: sum(&[self.inputs, self.rotations]) },
+            PlanItem {
+                name: "inputs and rotations",
+                bytes: sum(&[self.inputs, self.masks, self.rotations]),
+            },
         ]
     }
 }

@@ -31,6 +31,8 @@ pub(super) struct Step {
     pub(super) wishes: Range<usize>,
     /// What changes logits before that; uploaded by itself, as most steps have none.
     pub(super) adjustments: Vec<Adjustment>,
+    /// Words of the masks that wishes name, likewise.
+    pub(super) masks: Vec<u32>,
     /// Whether a choice is between less than all tokens.
     pub(super) truncates: bool,
     /// Where the block tables begin; nothing comes after them.
@@ -68,7 +70,7 @@ impl Step {
         let tokens = push(&mut bytes, &padded(&batch.tokens, 0));
         let positions = push(&mut bytes, &padded(&batch.positions, PADDING));
         let mut rows: Vec<u32> = wanted.iter().map(|row| *row as u32).collect();
-        let Wishes { rows: mut wishes, adjustments, truncates } = wishes;
+        let Wishes { rows: mut wishes, adjustments, masks, truncates } = wishes;
         if num_rows > batch.tokens.len() {
             rows.resize(num_rows, 0);
             wishes.resize(num_rows, Wish::default());
@@ -108,6 +110,7 @@ impl Step {
             wanted,
             wishes,
             adjustments,
+            masks,
             truncates,
             tables_start,
         }

@@ -1,17 +1,22 @@
 //! What a batch wishes for its sampled rows, as the device takes it.
 
-use harmonium_cuda::ops::{Adjustment, MAX_ALTERNATIVES, Wish};
-use harmonium_engine::{MAX_TOP_LOGPROBS, Sample};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use harmonium_cuda::ops::{Adjustment, MAX_ALTERNATIVES, Wish, mask_words};
+use harmonium_engine::{MAX_TOP_LOGPROBS, Sample, TokenMask};
 
 use crate::sampler;
 
 const _: () = assert!(MAX_TOP_LOGPROBS as usize <= MAX_ALTERNATIVES);
 
-/// One wish for each sampled row, and the adjustments that they name.
+/// One wish for each sampled row, and the adjustments and masks that they name.
 #[derive(Debug, Default)]
 pub(super) struct Wishes {
     pub(super) rows: Vec<Wish>,
     pub(super) adjustments: Vec<Adjustment>,
+    /// Each of the words that its vocabulary needs.
+    pub(super) masks: Vec<u32>,
     /// Whether a row keeps less than all tokens.
     pub(super) truncates: bool,
 }
@@ -20,15 +25,17 @@ impl Wishes {
     /// Rows in order. One whose adjustments do not fit the `room` that is left wishes nothing of the device.
     pub(super) fn new(samples: &[Sample], num_tokens: usize, room: usize) -> Self {
         let mut all = Self { rows: Vec::with_capacity(samples.len()), ..Self::default() };
+        let mut masks = Masks::new(num_tokens);
         for sample in samples {
             let adjustments = adjustments(sample, num_tokens);
-            if sample.mask.is_some() || adjustments.len() > room - all.adjustments.len() {
+            if adjustments.len() > room - all.adjustments.len() {
                 all.rows.push(Wish::default());
                 continue;
             }
             let wish = Wish {
                 first_adjustment: all.adjustments.len() as u32,
                 num_adjustments: adjustments.len() as u32,
+                mask: sample.mask.as_ref().map_or(0, |mask| 1 + masks.row(mask)),
                 ..wish(sample, num_tokens)
             };
             all.adjustments.extend(adjustments);
@@ -36,7 +43,33 @@ impl Wishes {
                 wish.top_k != 0 || wish.top_p < 1.0 || wish.min_log > f32::NEG_INFINITY;
             all.rows.push(wish);
         }
+        all.masks = masks.words;
         all
+    }
+}
+
+/// Masks side by side, each once however many rows have it.
+struct Masks {
+    words: Vec<u32>,
+    mask_len: usize,
+    rows: HashMap<*const TokenMask, u32>,
+}
+
+impl Masks {
+    fn new(num_tokens: usize) -> Self {
+        Self { words: Vec::new(), mask_len: mask_words(num_tokens), rows: HashMap::new() }
+    }
+
+    /// Where a mask lies.
+    fn row(&mut self, mask: &Arc<TokenMask>) -> u32 {
+        let next = self.rows.len() as u32;
+        *self.rows.entry(Arc::as_ptr(mask)).or_insert_with(|| {
+            let words = mask.words();
+            self.words.extend_from_slice(&words[..words.len().min(self.mask_len)]);
+            // Tokens beyond a mask's words are not in it.
+            self.words.resize((next as usize + 1) * self.mask_len, 0);
+            next
+        })
     }
 }
 
@@ -95,8 +128,6 @@ fn adjustments(sample: &Sample, num_tokens: usize) -> Vec<Adjustment> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use harmonium_engine::{SamplingParams, TokenCount};
 
     use super::*;
@@ -139,6 +170,18 @@ mod tests {
         let places =
             [0, 2].map(|row| (wishes.rows[row].first_adjustment, wishes.rows[row].num_adjustments));
         assert_eq!((places, wishes.adjustments.len()), ([(0, 3), (3, 2)], 5));
+    }
+
+    #[test]
+    fn masks_are_of_one_length_and_lie_there_once() {
+        let short = Arc::new([0, 33].into_iter().collect::<TokenMask>());
+        let long = Arc::new(TokenMask::new([7, 8, 9, 10]));
+        let with = |mask| Sample { mask, ..sample(SamplingParams::default(), &[]) };
+        let samples =
+            [Some(&short), None, Some(&long), Some(&short)].map(|mask| with(mask.cloned()));
+        let wishes = Wishes::new(&samples, 70, 0);
+        assert_eq!(wishes.rows.iter().map(|wish| wish.mask).collect::<Vec<_>>(), [1, 0, 2, 1]);
+        assert_eq!(wishes.masks, [1, 2, 0, 7, 8, 9]);
     }
 
     #[test]
