@@ -49,6 +49,8 @@ impl Bytes {
         // The caller of the program keeps the checkpoint's files unchanged while it runs, as the Hugging Face
         // cache does by never writing to a file it has published.
         let map = unsafe { Mmap::map(&handle) }.map_err(io)?;
+        #[cfg(target_os = "linux")]
+        huge_pages(map.advise(memmap2::Advice::HugePage));
         let range = 0..map.len();
         Ok(Self { owner: Owner::Mapped(Arc::new(map)), range })
     }
@@ -70,6 +72,15 @@ impl Bytes {
         self.get(range.clone())?;
         let start = self.range.start + range.start;
         Some(Self { owner: self.owner.clone(), range: start..start + range.len() })
+    }
+}
+
+/// What the system said when it was asked for pages of megabytes, which it may not have. Weights are read from end to end,
+/// and looking up small pages costs memory a quarter of its bandwidth.
+#[cfg(target_os = "linux")]
+fn huge_pages(asked: std::io::Result<()>) {
+    if let Err(error) = asked {
+        tracing::trace!(%error, "no huge pages");
     }
 }
 
