@@ -1,7 +1,7 @@
 //! How near the products with stored weights come to the machine's memory bandwidth.
 //!
 //! Decode reads every active weight once a token, so its floor is bytes over bandwidth. The measurements share
-//! one run, because such machines are rarely quiet: a plain read of a buffer larger than any cache, and both
+//! one run, because such machines are rarely quiet: a plain read of a buffer larger than any cache, and the
 //! products with one activation row, on the shapes of gpt-oss-20b. The MXFP4 product runs from each core's own cache,
 //! too: a rate above the plain read means that memory binds it, and not unpacking. The last lines give each in
 //! GB/s, best sample first, and the products as a share of the read.
@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use criterion::{Criterion, Throughput};
 use harmonium_bench::read;
 use harmonium_model::product::{
-    Arranged, Bf16Matrix, Mxfp4Matrix, Precision, Rounded, Simd, Weight, product,
+    Arranged, Bf12Matrix, Bf16Matrix, Mxfp4Matrix, Precision, Rounded, Simd, Weight, product,
 };
 
 /// Attention output projection of gpt-oss-20b, in all its layers.
@@ -114,7 +114,20 @@ fn main() {
     measure(&mut criterion, &results, "bf16", count * num_bytes, || {
         pass(&dense, cols, |row| Arranged::new(Simd::detect(), [row].into_iter(), cols));
     });
+    let simd = Simd::detect();
+    let smaller: Vec<Bf12Matrix> = dense
+        .iter()
+        .map(|dense| {
+            let smaller = Bf12Matrix::new(simd, dense).expect("there is memory for it");
+            smaller.expect("the weights are ordinary")
+        })
+        .collect();
     drop(dense);
+    let num_bytes = (num_bytes as f64 / 2.0 * Bf12Matrix::weight_bytes(simd)) as usize;
+    measure(&mut criterion, &results, "bf12", count * num_bytes, || {
+        pass(&smaller, cols, |row| Arranged::new(simd, [row].into_iter(), cols));
+    });
+    drop(smaller);
 
     let (count, rows, cols) = EXPERTS;
     let (blocks, scales) = (noise(rows * cols / 2), vec![120; rows * cols / 32]);

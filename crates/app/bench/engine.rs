@@ -6,8 +6,9 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use harmonium_bench::{BenchError, Context, Decode, Measured, Prefill};
+use harmonium_model::Config;
 use harmonium_model::profile::Profile;
-use harmonium_model::{Config, traffic};
+use harmonium_model::traffic::{self, Widths};
 use serde_json::{Map, Value, json};
 
 use super::ops::{Bound, Operations};
@@ -22,8 +23,7 @@ const PREFILL_REPEATS: u32 = 3;
 pub(super) struct Bench<'a> {
     args: &'a BenchEngineArgs,
     config: &'a Config,
-    /// Bytes of a stored number of a key.
-    element_bytes: u32,
+    widths: Widths,
     /// Bytes a second.
     bandwidth: f64,
     /// When nothing more is begun.
@@ -44,9 +44,12 @@ impl<'a> Bench<'a> {
         report.insert("version".to_owned(), env!("CARGO_PKG_VERSION").into());
         report.insert("device".to_owned(), place.facts()?);
         report.insert("bandwidth_bytes_per_s".to_owned(), bandwidth.into());
-        let element_bytes = if place.device().is_some() { 2 } else { 4 };
+        let widths = match place.device() {
+            Some(_) => Widths::DEVICE,
+            None => Widths::processor(),
+        };
         let left_out = Vec::new();
-        Ok(Self { args, config, element_bytes, bandwidth, end, report, left_out })
+        Ok(Self { args, config, widths, bandwidth, end, report, left_out })
     }
 
     /// Adds a fact to the report.
@@ -97,8 +100,7 @@ impl<'a> Bench<'a> {
     /// A row of a table and of the report.
     fn step(&self, decode: &Decode, measured: &Measured) -> (Vec<String>, Value) {
         let Decode { num_sequences, context_len, .. } = *decode;
-        let bytes =
-            traffic::decode_bytes(self.config, num_sequences, context_len, self.element_bytes);
+        let bytes = traffic::decode_bytes(self.config, num_sequences, context_len, self.widths);
         let share = bytes / measured.step_seconds() / self.bandwidth;
         let row = vec![
             format!("batch {num_sequences}"),
@@ -129,8 +131,7 @@ impl<'a> Bench<'a> {
         let batch =
             decode.prepare(executor, context)?.next().context("a decoding without steps")?;
         let times = executor.profile(&batch, self.args.steps)?;
-        let traffic =
-            traffic::decode_ops(self.config, num_sequences, context_len, self.element_bytes);
+        let traffic = traffic::decode_ops(self.config, num_sequences, context_len, self.widths);
         let step = Map::from_iter([
             ("batch".to_owned(), num_sequences.into()),
             ("context".to_owned(), context_len.into()),

@@ -11,6 +11,7 @@ mod attention;
 mod experts;
 mod forward;
 mod kv_pool;
+mod projections;
 mod warm;
 
 use std::thread::JoinHandle;
@@ -130,7 +131,8 @@ impl CpuExecutor {
             .build()
             .map_err(|e| Error::Option { option: "num_threads", message: e.to_string() })?;
         let simd = Simd::detect();
-        let model = Model::new(checkpoint, weights, &spec, simd, options.precision);
+        let model =
+            threads.install(|| Model::new(checkpoint, weights, &spec, simd, options.precision))?;
         let warming = warm::start(weights);
         tracing::debug!(?simd, threads = threads.current_num_threads(), ?spec, "planned");
         let num_tokens = num_tokens as usize;

@@ -61,6 +61,14 @@ pub enum Error {
         /// What is wrong with it.
         message: String,
     },
+    /// The system has no memory for weights in another form.
+    #[error("{bytes} bytes for weights: {source}")]
+    Memory {
+        /// How much was asked for.
+        bytes: usize,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// An option of an executor cannot be met.
     #[error("{option}: {message}")]
     Option {

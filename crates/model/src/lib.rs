@@ -11,6 +11,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod cpu;
 pub mod cuda;
+mod dense;
 mod error;
 mod exp;
 pub mod logits;

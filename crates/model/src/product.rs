@@ -5,9 +5,8 @@
 
 use rayon::prelude::*;
 
-use crate::checkpoint::weights::Linear;
 pub use crate::checkpoint::weights::{Bf16Matrix, Mxfp4Matrix};
-pub use crate::simd::{Arranged, Precision, Rounded, Simd};
+pub use crate::simd::{Arranged, Bf12Matrix, Precision, Rounded, Simd};
 use crate::simd::{RoundedRowMut, RowMut};
 
 /// Weight rows that one thread takes at a time: 184 KB of bf16 at a width of 2,880, well inside a core's cache.
@@ -19,7 +18,7 @@ const ARRANGED_IN_PARALLEL_FROM: usize = 1 << 16;
 /// Rows transposed together: one cache line of float32.
 const TRANSPOSED_TOGETHER: usize = 16;
 
-/// Activation rows as one stored form of weights takes them.
+/// Activation rows as some form of weights takes them.
 pub trait Activations: Sync {
     /// How many rows there are.
     fn num_rows(&self) -> usize;
@@ -37,7 +36,7 @@ impl Activations for Rounded {
     }
 }
 
-/// Weights in either stored form.
+/// Weights in one of their forms.
 pub trait Weight: Sync {
     /// The activations that it takes.
     type X: Activations;
@@ -57,6 +56,18 @@ impl Weight for Bf16Matrix {
 
     fn multiply(&self, first: usize, x: &Arranged, out: &mut [f32]) {
         Simd::bf16(self, first, x, out);
+    }
+}
+
+impl Weight for Bf12Matrix {
+    type X = Arranged;
+
+    fn shape(&self) -> (usize, usize) {
+        (self.num_rows(), self.num_cols())
+    }
+
+    fn multiply(&self, first: usize, x: &Arranged, out: &mut [f32]) {
+        Simd::bf12(self, first, x, out);
     }
 }
 
@@ -157,21 +168,6 @@ fn fill_rows<R: Send>(rows: Vec<R>, row_len: usize, fill: impl Fn(usize, R) + Sy
     } else {
         rows.into_iter().enumerate().for_each(|(index, row)| fill(index, row));
     }
-}
-
-/// Products with their biases.
-pub(crate) fn linears(linears: &[(&Linear, &Arranged)]) -> Vec<Vec<f32>> {
-    let weights: Vec<_> = linears.iter().map(|(linear, x)| (&linear.weight, *x)).collect();
-    let mut answers = products(&weights);
-    for ((linear, _), answer) in linears.iter().zip(&mut answers) {
-        add_bias(answer, &linear.bias);
-    }
-    answers
-}
-
-/// The product with its bias.
-pub(crate) fn linear(linear: &Linear, x: &Arranged) -> Vec<f32> {
-    linears(&[(linear, x)]).pop().expect("one answer a product")
 }
 
 /// Adds the bias to each row.

@@ -17,6 +17,7 @@ mod attention;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod bf12;
 mod interleaved;
 mod low_rank;
 mod mxfp4;
@@ -33,6 +34,8 @@ mod tests;
 pub use arranged::Arranged;
 pub(crate) use arranged::RowMut;
 pub(crate) use attention::{Attend, MAX_BLOCK_SIZE, Softmax};
+pub use bf12::Bf12Matrix;
+use bf12::Bf12Rows;
 use low_rank::AddLowRank;
 use mxfp4::Mxfp4Product;
 use product::Product;
@@ -44,8 +47,8 @@ use crate::adapter::LowRank;
 use crate::checkpoint::weights::{Bf16Matrix, Mxfp4Matrix};
 use crate::mxfp4::BLOCK_BYTES;
 
-/// Vectors of weights in one group of bf16: a register of stored weights unpacks to so many.
-pub(crate) const BF16_VECTORS: usize = 2;
+/// Vectors that a register of bf16 weights unpacks to.
+pub(crate) const PART_VECTORS: usize = 2;
 /// Lanes that a register of MXFP4 weights has for each of its blocks.
 const LANES_PER_BLOCK: usize = BLOCK_BYTES / 4;
 /// Such registers in a step, which has as many blocks as there are lanes: groups.
@@ -80,7 +83,13 @@ trait Lanes: Copy {
     /// At most four bytes a lane; zeros in place of those that lack.
     fn words(from: &[u8]) -> Self::Words;
     /// A group of bf16 weights. Lane `l` of vector `v` has the one at place `2 l + v` of the group.
-    fn bf16(words: Self::Words) -> [Self; BF16_VECTORS];
+    fn bf16(words: Self::Words) -> [Self; PART_VECTORS];
+    /// bf12 weights before they are scaled, of which each half of a word has one in its upper twelve bits. They are placed
+    /// as bf16 is.
+    fn bf12(words: Self::Words) -> [Self; PART_VECTORS];
+    /// The weights whose twelve bits are the lowest four of each half of three words, uppermost first, placed for
+    /// [`Self::bf12`].
+    fn bf12_fourth(words: [Self::Words; 3]) -> Self::Words;
     /// MXFP4 weights, twice their value and greater by [`planes::OFFSET`], as bytes: those at even and those at odd
     /// places of the row, in order.
     fn mxfp4(words: Self::Words) -> [Self::Words; 2];
@@ -117,6 +126,8 @@ trait Lanes: Copy {
     fn pair_sums(first: Self::Words, second: Self::Words) -> Self::Words;
     /// Whole numbers with a sign, rounded to float32.
     fn floats(words: Self::Words) -> Self;
+    /// The same numbers, for the reason given at [`Lanes::settled`].
+    fn computed(self) -> Self;
     /// `self * factor + sum`.
     fn fma(self, factor: Self, sum: Self) -> Self;
     /// `self * factor`.
@@ -214,6 +225,11 @@ impl Simd {
         supported
     }
 
+    /// Whether bf12 is unpacked about as quickly as memory gives it. Plain Rust takes four times as long as for bf16.
+    pub(crate) fn unpacks_bf12(self) -> bool {
+        self != Self::Portable
+    }
+
     /// Lanes of a register.
     fn lanes(self) -> usize {
         self.run(NumLanes)
@@ -235,6 +251,12 @@ impl Simd {
     /// by the instruction set that the activations were arranged for.
     pub(crate) fn bf16(weight: &Bf16Matrix, first: usize, x: &Arranged, out: &mut [f32]) {
         let rows = Bf16Rows::new(weight, first, out.len(), x);
+        x.simd().run(Product { rows, x, out });
+    }
+
+    /// The same product with bf12 weights.
+    pub(crate) fn bf12(weight: &Bf12Matrix, first: usize, x: &Arranged, out: &mut [f32]) {
+        let rows = Bf12Rows::new(weight, first, out.len(), x);
         x.simd().run(Product { rows, x, out });
     }
 

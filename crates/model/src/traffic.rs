@@ -3,19 +3,33 @@
 use std::ops::Range;
 
 use crate::config::{Config, LayerKind};
+use crate::dense::Dense;
 use crate::mxfp4::{BLOCK, BLOCK_BYTES};
+use crate::simd::Simd;
+
+/// Bytes of a number in memory, where executors differ.
+#[derive(Debug, Clone, Copy)]
+pub struct Widths {
+    /// Of a stored key's or value's.
+    pub kv: f64,
+    /// Of a weight of the dense products.
+    pub dense: f64,
+}
+
+impl Widths {
+    /// On a device: bf16 both.
+    pub const DEVICE: Self = Self { kv: 2.0, dense: 2.0 };
+
+    /// On this processor.
+    pub fn processor() -> Self {
+        Self { kv: 4.0, dense: Dense::weight_bytes(Simd::detect()) }
+    }
+}
 
 /// Bytes that one decode step reads at least: every weight in use once, and the keys and values that each sequence sees.
 /// Tokens go to experts evenly and independently, so of few tokens each wakes experts of its own, and many share them.
-///
-/// `kv_element_bytes` is what a stored number of a key takes: 4 on the processor, 2 on a device.
-pub fn decode_bytes(
-    config: &Config,
-    num_sequences: u32,
-    context_len: u32,
-    kv_element_bytes: u32,
-) -> f64 {
-    let ops = decode_ops(config, num_sequences, context_len, kv_element_bytes);
+pub fn decode_bytes(config: &Config, num_sequences: u32, context_len: u32, widths: Widths) -> f64 {
+    let ops = decode_ops(config, num_sequences, context_len, widths);
     ops.iter().map(|(_, bytes)| bytes).sum()
 }
 
@@ -25,7 +39,7 @@ pub fn decode_ops(
     config: &Config,
     num_sequences: u32,
     context_len: u32,
-    kv_element_bytes: u32,
+    widths: Widths,
 ) -> [(&'static str, f64); 10] {
     let wide = |number: u32| f64::from(number);
     let (hidden, inner) = (wide(config.hidden_size), wide(config.intermediate_size));
@@ -46,17 +60,17 @@ pub fn decode_ops(
             LayerKind::Window => wide(context_len.min(config.window)),
         })
         .sum();
-    let cached = sequences * positions * kv * 2.0 * wide(kv_element_bytes);
+    let cached = sequences * positions * kv * 2.0 * widths.kv;
     [
         ("embedding", bf16(hidden * sequences)),
         ("norm", bf16((2.0 * layers + 1.0) * hidden)),
-        ("qkv", bf16(layers * (qkv * hidden + qkv))),
+        ("qkv", layers * (qkv * hidden * widths.dense + bf16(qkv))),
         ("attention", bf16(layers * wide(config.num_heads)) + cached),
-        ("attention output", bf16(layers * (hidden * query + hidden))),
-        ("router", bf16(layers * (experts * hidden + experts))),
+        ("attention output", layers * (hidden * query * widths.dense + bf16(hidden))),
+        ("router", layers * (experts * hidden * widths.dense + bf16(experts))),
         ("experts up", awake * mxfp4(2.0 * inner, hidden)),
         ("experts down", awake * mxfp4(hidden, inner)),
-        ("logits", bf16(wide(config.vocab_size) * hidden)),
+        ("logits", wide(config.vocab_size) * hidden * widths.dense),
         ("sample", 0.0),
     ]
 }
@@ -117,11 +131,16 @@ mod tests {
     #[test]
     fn one_token_reads_what_the_published_shapes_make_it_read() {
         let bytes = |shape: Shape, num, context| {
-            decode_bytes(&shape.to_config().unwrap(), num, context, 2).round() as u64
+            decode_bytes(&shape.to_config().unwrap(), num, context, Widths::DEVICE).round() as u64
         };
         // Sums over the tensors of both shapes: four experts a layer, everything else once.
         assert_eq!(bytes(Shape::GPT_OSS_120B, 1, 0), 5_002_907_904);
         assert_eq!(bytes(Shape::GPT_OSS_20B, 1, 0), 3_708_089_088);
+        // Twelve bits in place of sixteen, and the power that 64 or 128 weights share.
+        let smaller = Widths { dense: 1.5 + 1.0 / 64.0, ..Widths::DEVICE };
+        let smaller = decode_bytes(&Shape::GPT_OSS_20B.to_config().unwrap(), 1, 0, smaller).round();
+        let num_dense = 24 * 2880 * (5120 + 4096 + 32) + 201_088 * 2880_u64;
+        assert_eq!(smaller as u64, 3_708_089_088 - num_dense * 2 + num_dense / 64 * 97);
         // A token's key and value are 2,048 bytes a layer; half of the 36 layers see all of them, half 128.
         let context = bytes(Shape::GPT_OSS_120B, 1, 1000) - bytes(Shape::GPT_OSS_120B, 1, 0);
         assert_eq!(context, 18 * 2048 * 1128);

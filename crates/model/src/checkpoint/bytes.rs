@@ -1,4 +1,4 @@
-//! Ranges of bytes that live as long as someone holds them: a mapped file, data inside the binary or a buffer.
+//! Ranges of bytes that live as long as someone holds them: a mapped file, data inside the binary, pages or a buffer.
 //!
 //! A clone shares the mapping, so that every weight can own its bytes while each file is mapped once. Nothing
 //! is copied and nothing is aligned: readers take unaligned loads.
@@ -10,7 +10,7 @@ use std::ops::{Deref, Range};
 use std::path::Path;
 use std::sync::Arc;
 
-use memmap2::Mmap;
+use memmap2::{Mmap, MmapMut};
 
 use crate::error::{Error, Result};
 
@@ -25,6 +25,7 @@ pub(crate) struct Bytes {
 enum Owner {
     Static(&'static [u8]),
     Mapped(Arc<Mmap>),
+    Memory(Arc<Mmap>),
     Owned(Arc<[u8]>),
 }
 
@@ -55,6 +56,18 @@ impl Bytes {
         Ok(Self { owner: Owner::Mapped(Arc::new(map)), range })
     }
 
+    /// So many bytes of memory, zeros until `fill` is given them. They begin on a page.
+    pub(crate) fn filled(len: usize, fill: impl FnOnce(&mut [u8])) -> Result<Self> {
+        let no_memory = |source| Error::Memory { bytes: len, source };
+        let mut map = MmapMut::map_anon(len).map_err(no_memory)?;
+        // Zeroed as they are first written, so the system must know before.
+        #[cfg(target_os = "linux")]
+        huge_pages(map.advise(memmap2::Advice::HugePage));
+        fill(&mut map);
+        let map = map.make_read_only().map_err(no_memory)?;
+        Ok(Self { owner: Owner::Memory(Arc::new(map)), range: 0..len })
+    }
+
     /// Asks the system to read what is mapped of a file, and waits until it has. Where that cannot be asked for, pages
     /// come when they are touched.
     pub(crate) fn populate(&self) {
@@ -64,6 +77,20 @@ impl Bytes {
                 map.advise_range(memmap2::Advice::PopulateRead, self.range.start, self.range.len())
         {
             tracing::trace!(%error, "not read ahead");
+        }
+    }
+
+    /// Tells the system that what is mapped of a file will not be read soon: its pages count for this process no more.
+    pub(crate) fn release(&self) {
+        #[cfg(target_os = "linux")]
+        if let Owner::Mapped(map) = &self.owner {
+            let (advice, Range { start, end }) =
+                (memmap2::UncheckedAdvice::DontNeed, self.range.clone());
+            // SAFETY: Pages of a file that was mapped for reading only come back with the same bytes when they are read.
+            let released = unsafe { map.unchecked_advise_range(advice, start, end - start) };
+            if let Err(error) = released {
+                tracing::trace!(%error, "not released");
+            }
         }
     }
 
@@ -97,7 +124,7 @@ impl Deref for Bytes {
     fn deref(&self) -> &[u8] {
         let whole: &[u8] = match &self.owner {
             Owner::Static(data) => data,
-            Owner::Mapped(map) => map,
+            Owner::Mapped(map) | Owner::Memory(map) => map,
             Owner::Owned(data) => data,
         };
         &whole[self.range.clone()]

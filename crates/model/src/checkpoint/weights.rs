@@ -29,8 +29,13 @@ impl Bf16Matrix {
 
     /// One row, widened into `out`. The row is below `num_rows`, and `out` has `num_cols` elements.
     pub(crate) fn widen_row(&self, row: usize, out: &mut [f32]) {
+        widen_into(self.row_bytes(row), out);
+    }
+
+    /// The stored bytes of a row below `num_rows`.
+    pub(crate) fn row_bytes(&self, row: usize) -> &[u8] {
         let stride = self.num_cols * size_of::<bf16>();
-        widen_into(&self.bytes[row * stride..][..stride], out);
+        &self.bytes[row * stride..][..stride]
     }
 }
 

@@ -10,13 +10,15 @@ use super::adapters::RowAdapters;
 use super::attention::Attention;
 use super::experts::Experts;
 use super::kv_pool::{KvLayout, KvPool};
+use super::projections::{LayerProjections, Projections};
 use crate::adapter::{Adapter, Target};
 use crate::batch::{Slot, slots};
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::weights::{Layer, Weights};
 use crate::config::LayerKind;
+use crate::dense::DenseLinear;
 use crate::mxfp4::BLOCK;
-use crate::product::{arrange, linear, linears, product};
+use crate::product::{arrange, product};
 use crate::profile::{Clock, mark};
 use crate::rope::{Rotary, Rotations};
 use crate::simd::{Arranged, Precision, Simd};
@@ -25,6 +27,7 @@ use crate::simd::{Arranged, Precision, Simd};
 pub(super) struct Model {
     checkpoint: Checkpoint,
     weights: Arc<Weights>,
+    projections: Arc<Projections>,
     /// By [`harmonium_engine::AdapterId`].
     adapters: Arc<[Adapter]>,
     simd: Simd,
@@ -48,6 +51,16 @@ struct Step<'a> {
     /// Absent where no row has an adapter.
     adapters: Option<RowAdapters<'a>>,
     all: &'a Chosen,
+}
+
+/// One layer of a step.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    index: usize,
+    stored: &'a Layer,
+    projections: &'a LayerProjections,
+    /// Rows that it has to answer for.
+    chosen: &'a Chosen,
 }
 
 /// Rows of a step whose output is wanted.
@@ -76,7 +89,7 @@ impl Model {
         spec: &ExecutorSpec,
         simd: Simd,
         precision: Precision,
-    ) -> Self {
+    ) -> crate::error::Result<Self> {
         let config = checkpoint.config();
         let layout = KvLayout {
             block_size: spec.block_size as usize,
@@ -94,9 +107,10 @@ impl Model {
             .chain([&weights.norm])
             .cloned()
             .collect();
-        Self {
+        Ok(Self {
             simd,
             precision,
+            projections: Arc::new(Projections::new(weights, simd)?),
             rotary: Rotary::new(&config.rope, layout.head_dim),
             block_size: layout.block_size,
             gains,
@@ -105,7 +119,7 @@ impl Model {
             checkpoint: checkpoint.clone(),
             weights: Arc::clone(weights),
             adapters: Arc::from([]),
-        }
+        })
     }
 
     /// Takes other adapters, all of them read for this model's config.
@@ -117,6 +131,7 @@ impl Model {
     /// values are wanted from the last layer, and nothing after it.
     pub(super) fn forward(&mut self, batch: &Batch, rows: &[usize]) -> Result<Tensor> {
         let (weights, adapters) = (Arc::clone(&self.weights), Arc::clone(&self.adapters));
+        let projections = Arc::clone(&self.projections);
         let all = self.chosen(batch, (0..batch.tokens.len()).collect());
         let sampled = self.chosen(batch, rows.to_vec());
         let step = Step {
@@ -129,15 +144,17 @@ impl Model {
         };
         let mut x = self.embed(batch)?;
         mark(&mut self.clock, "embedding");
-        for (index, layer) in weights.layers.iter().enumerate() {
+        let layers = weights.layers.iter().zip(&projections.layers).enumerate();
+        for (index, (stored, of_layer)) in layers {
             let chosen = if index + 1 == weights.layers.len() { &sampled } else { &all };
-            let queries = self.queries(&step, index, layer, &x, chosen)?;
+            let place = Place { index, stored, projections: of_layer, chosen };
+            let queries = self.queries(&step, place, &x)?;
             if chosen.rows.is_empty() {
                 break;
             }
             x = chosen.of(x)?;
-            x = (&x + self.attention(&step, index, layer, chosen, &queries)?)?;
-            x = (&x + self.mlp(&step, index, layer, chosen, &x)?)?;
+            x = (&x + self.attention(&step, place, &queries)?)?;
+            x = (&x + self.mlp(&step, place, &x)?)?;
         }
         let vocab = self.checkpoint.config().vocab_size as usize;
         if rows.is_empty() {
@@ -145,7 +162,7 @@ impl Model {
         }
         let normed = self.norm(&x, self.gains.len() - 1)?;
         mark(&mut self.clock, "norm");
-        let logits = product(&weights.lm_head, &self.arranged(&normed));
+        let logits = product(&projections.lm_head, &self.arranged(&normed));
         mark(&mut self.clock, "logits");
         Tensor::from_vec(logits, (rows.len(), vocab), &Device::Cpu)
     }
@@ -166,14 +183,8 @@ impl Model {
     }
 
     /// Rotated queries of the chosen rows. Writes the keys and values of all rows on the way.
-    fn queries(
-        &mut self,
-        step: &Step<'_>,
-        index: usize,
-        layer: &Layer,
-        x: &Tensor,
-        chosen: &Chosen,
-    ) -> Result<Vec<f32>> {
+    fn queries(&mut self, step: &Step<'_>, place: Place<'_>, x: &Tensor) -> Result<Vec<f32>> {
+        let Place { index, projections, chosen, .. } = place;
         let config = self.checkpoint.config();
         let normed = self.norm(x, 2 * index)?;
         let all = self.arranged(&normed);
@@ -184,11 +195,11 @@ impl Model {
             })
         });
         mark(&mut self.clock, "norm");
-        let mut jobs = vec![(&layer.key, &all), (&layer.value, &all)];
+        let mut jobs = vec![(&projections.key, &all), (&projections.value, &all)];
         if !chosen.rows.is_empty() {
-            jobs.push((&layer.query, of_chosen.as_ref().unwrap_or(&all)));
+            jobs.push((&projections.query, of_chosen.as_ref().unwrap_or(&all)));
         }
-        let mut answers = linears(&jobs).into_iter();
+        let mut answers = DenseLinear::run_all(&jobs).into_iter();
         let mut next = || answers.next().unwrap_or_default();
         let (mut keys, mut values, mut queries) = (next(), next(), next());
         if let Some(adapters) = &step.adapters {
@@ -213,14 +224,8 @@ impl Model {
     }
 
     /// What attention adds to the residual of the chosen rows.
-    fn attention(
-        &mut self,
-        step: &Step<'_>,
-        index: usize,
-        layer: &Layer,
-        chosen: &Chosen,
-        queries: &[f32],
-    ) -> Result<Tensor> {
+    fn attention(&mut self, step: &Step<'_>, place: Place<'_>, queries: &[f32]) -> Result<Tensor> {
+        let Place { index, stored, projections, chosen } = place;
         let config = self.checkpoint.config();
         let attention = Attention {
             simd: self.simd,
@@ -229,7 +234,7 @@ impl Model {
             block_size: self.block_size,
             head_dim: config.head_dim as usize,
             num_kv_heads: config.num_kv_heads as usize,
-            sinks: &layer.sinks,
+            sinks: &stored.sinks,
             pool: &self.pools[index],
         };
         let attended = attention.run(step.batch, &chosen.rows, queries);
@@ -238,7 +243,7 @@ impl Model {
         let inputs = arrange(self.simd, chosen.rows.len(), width, |index, row| {
             row.fill(&attended[index * width..][..width]);
         });
-        let mut output = linear(&layer.output, &inputs);
+        let mut output = projections.output.run(&inputs);
         if let Some(adapters) = &step.adapters {
             let adapters = adapters.layer(index, &chosen.rows);
             adapters.add(Target::Output, &attended, width, &mut output);
@@ -249,25 +254,19 @@ impl Model {
     }
 
     /// What the experts add to the residual.
-    fn mlp(
-        &mut self,
-        step: &Step<'_>,
-        index: usize,
-        layer: &Layer,
-        chosen: &Chosen,
-        x: &Tensor,
-    ) -> Result<Tensor> {
+    fn mlp(&mut self, step: &Step<'_>, place: Place<'_>, x: &Tensor) -> Result<Tensor> {
+        let Place { index, stored, projections, chosen } = place;
         let config = self.checkpoint.config();
         let adapters = step.adapters.as_ref().map(|of| of.layer(index, &chosen.rows));
         let normed = self.norm(x, 2 * index + 1)?;
         mark(&mut self.clock, "norm");
-        let mut router_logits = linear(&layer.router, &self.arranged(&normed));
+        let mut router_logits = projections.router.run(&self.arranged(&normed));
         if let Some(adapters) = adapters {
             let hidden = config.hidden_size as usize;
             adapters.add(Target::Router, &normed, hidden, &mut router_logits);
         }
         let (simd, precision) = (self.simd, self.precision);
-        let experts = Experts { simd, precision, config, layer, adapters, x: &normed };
+        let experts = Experts { simd, precision, config, layer: stored, adapters, x: &normed };
         let answers = experts.run(&router_logits, &mut self.clock);
         Tensor::from_vec(answers, x.dims(), &Device::Cpu)
     }

@@ -1,9 +1,9 @@
-//! Brings mapped weights into memory while the executor serves already.
+//! Brings the mapped weights of experts into memory while the executor serves already.
 //!
 //! A page of a mapped file costs a fault when it is touched first, and a read from the disk if the system does not hold
 //! it. Which experts a token wakes is chance, so for hundreds of tokens some of them would be new. A thread of its own
-//! has the system map everything that a step reads, in the order in which it does; it ends with the last weight, or
-//! with the executor.
+//! has the system map them layer by layer; it ends with the last weight, or with the executor. Dense weights were read
+//! when the executor was made.
 
 use std::sync::{Arc, Weak};
 use std::thread::{self, JoinHandle};
@@ -22,20 +22,14 @@ pub(super) fn start(weights: &Arc<Weights>) -> Option<JoinHandle<()>> {
 fn populate(weights: &Weak<Weights>) {
     let mut index = 0;
     while let Some(weights) = weights.upgrade() {
-        let Some(layer) = weights.layers.get(index) else {
-            return weights.lm_head.bytes.populate();
-        };
-        populate_layer(layer);
+        let Some(layer) = weights.layers.get(index) else { return };
+        populate_experts(layer);
         index += 1;
     }
 }
 
-fn populate_layer(layer: &Layer) {
-    let Layer { query, key, value, output, router, gate_up, down, .. } = layer;
-    for linear in [query, key, value, output, router] {
-        linear.weight.bytes.populate();
-    }
-    for ExpertLinear { experts, bias } in [gate_up, down] {
+fn populate_experts(layer: &Layer) {
+    for ExpertLinear { experts, bias } in [&layer.gate_up, &layer.down] {
         for expert in experts {
             expert.blocks.populate();
             expert.scales.populate();

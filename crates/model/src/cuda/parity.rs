@@ -11,7 +11,7 @@ use crate::logits::{LogitsMode, LogitsPlace, logits, median_row_error};
 use crate::parity::{directory, golden, relative_error};
 use crate::profile::Profile;
 use crate::synth::{SHARD_BYTES, Shape, Synth};
-use crate::traffic::decode_ops;
+use crate::traffic::{Widths, decode_ops};
 use crate::{Checkpoint, CpuExecutor, CpuOptions, Precision};
 
 /// Bound of ‖ours − reference‖ / ‖reference‖ against float32.
@@ -143,7 +143,7 @@ fn profiles_name_every_operation_of_a_step() {
         batch.samples = vec![Sample { row: 0, params, seed: 0, counts: Vec::new(), mask: None }];
         let times = executor.profile(&batch, 3).unwrap();
         let mut names: Vec<_> = times.iter().map(|time| time.op).collect();
-        let ops = decode_ops(config, 1, 0, 2);
+        let ops = decode_ops(config, 1, 0, Widths::DEVICE);
         let mut expected: Vec<_> = ops.iter().map(|(op, _)| *op).collect();
         names.sort_unstable();
         expected.sort_unstable();

@@ -1,11 +1,12 @@
-//! Activation rows in the order in which unpacking gives bf16 weights.
+//! Activation rows in the order in which unpacking gives dense weights.
 //!
 //! The order is the instruction set's own, so rows remember for which one they were arranged, and products use that
 //! one.
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{BF16_VECTORS, Kernel, Lanes, MAX_LANES, Simd};
+use super::bf12::PARTS;
+use super::{Kernel, Lanes, MAX_LANES, PART_VECTORS, Simd};
 use crate::mxfp4::BLOCK;
 
 /// Sixteen numbers on a cache line of their own: loads that straddle two lines take twice as long.
@@ -18,7 +19,7 @@ pub(super) fn lines(len: usize) -> Vec<Line> {
     vec![Line::zeroed(); len.div_ceil(MAX_LANES)]
 }
 
-/// Activation rows for bf16 weights. A row ends in zeros where its last group is not whole.
+/// Activation rows for dense weights. A row ends in zeros where its last group is not whole.
 pub struct Arranged {
     simd: Simd,
     num_rows: usize,
@@ -33,7 +34,7 @@ impl Arranged {
     pub fn zeros(simd: Simd, num_rows: usize, row_len: usize) -> Self {
         assert_eq!(row_len % BLOCK, 0, "config.rs checked that widths are multiples of a block");
         // A whole number of groups for every instruction set, and of cache lines.
-        let stride = row_len.next_multiple_of(BF16_VECTORS * MAX_LANES);
+        let stride = row_len.next_multiple_of(PARTS * PART_VECTORS * MAX_LANES);
         Self { simd, num_rows, row_len, stride, lines: lines(num_rows * stride) }
     }
 
@@ -72,13 +73,20 @@ impl Arranged {
         self.simd
     }
 
-    /// The groups of one row.
+    /// For how many weight rows so many products are.
+    pub(super) fn outputs_of(&self, out_len: usize) -> usize {
+        let whole = self.num_rows > 0 && out_len.is_multiple_of(self.num_rows);
+        assert!(whole, "the output is whole rows");
+        out_len / self.num_rows
+    }
+
+    /// One row, part by part of its weights, of which there are so many in a group. The last group is whole.
     #[inline(always)]
-    pub(super) fn row<L: Lanes>(&self, index: usize) -> &[[L::Array; BF16_VECTORS]] {
+    pub(super) fn row<L: Lanes>(&self, index: usize, parts: usize) -> &[[L::Array; PART_VECTORS]] {
         let values: &[f32] = bytemuck::cast_slice(&self.lines);
         let values = &values[index * self.stride..][..self.stride];
-        let (groups, _) = L::arrays(values).as_chunks();
-        &groups[..self.row_len.div_ceil(BF16_VECTORS * L::LANES)]
+        let num_groups = self.row_len.div_ceil(parts * PART_VECTORS * L::LANES);
+        &L::arrays(values).as_chunks().0[..num_groups * parts]
     }
 }
 
@@ -108,10 +116,10 @@ impl Kernel for Arrange<'_> {
 
     #[inline(always)]
     fn run<L: Lanes>(self) {
-        let groups = self.to.chunks_exact_mut(BF16_VECTORS * L::LANES);
-        for (from, to) in self.from.chunks(BF16_VECTORS * L::LANES).zip(groups) {
+        let groups = self.to.chunks_exact_mut(PART_VECTORS * L::LANES);
+        for (from, to) in self.from.chunks(PART_VECTORS * L::LANES).zip(groups) {
             let (even, odd) = to.split_at_mut(L::LANES);
-            let (pairs, _) = from.as_chunks::<BF16_VECTORS>();
+            let (pairs, _) = from.as_chunks::<PART_VECTORS>();
             for ((even, odd), pair) in even.iter_mut().zip(odd).zip(pairs) {
                 [*even, *odd] = *pair;
             }

@@ -4,7 +4,7 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::mxfp4::power_places;
-use super::{BF16_VECTORS, Kernel, LANES_PER_BLOCK, Lanes};
+use super::{Kernel, LANES_PER_BLOCK, Lanes, PART_VECTORS};
 use crate::mxfp4::{BLOCK_BYTES, DOUBLED, SIGNED};
 
 const LANES: usize = 8;
@@ -86,7 +86,7 @@ impl Lanes for Wide {
     }
 
     #[inline(always)]
-    fn bf16(words: __m256i) -> [Self; BF16_VECTORS] {
+    fn bf16(words: __m256i) -> [Self; PART_VECTORS] {
         // SAFETY: Registers only.
         unsafe {
             let upper = _mm256_and_si256(words, _mm256_set1_epi32(0xffff_0000_u32 as i32));
@@ -94,6 +94,26 @@ impl Lanes for Wide {
                 Self(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(words))),
                 Self(_mm256_castsi256_ps(upper)),
             ]
+        }
+    }
+
+    #[inline(always)]
+    fn bf12(words: __m256i) -> [Self; PART_VECTORS] {
+        // SAFETY: Registers only.
+        unsafe {
+            // The sign stays where it is, and exponent and mantissa come to their places four bits below.
+            let kept = _mm256_set1_epi16(0x87ff_u16 as i16);
+            Self::bf16(_mm256_and_si256(_mm256_srai_epi16::<4>(words), kept))
+        }
+    }
+
+    #[inline(always)]
+    fn bf12_fourth([a, b, c]: [__m256i; 3]) -> __m256i {
+        // SAFETY: Registers only.
+        unsafe {
+            let lowest = |words| _mm256_and_si256(words, _mm256_set1_epi16(15));
+            let (b, c) = (_mm256_slli_epi16::<8>(lowest(b)), _mm256_slli_epi16::<4>(lowest(c)));
+            _mm256_or_si256(_mm256_or_si256(_mm256_slli_epi16::<12>(a), b), c)
         }
     }
 
@@ -239,6 +259,12 @@ impl Lanes for Wide {
     fn floats(words: __m256i) -> Self {
         // SAFETY: Registers only.
         Self(unsafe { _mm256_cvtepi32_ps(words) })
+    }
+
+    #[inline(always)]
+    fn computed(self) -> Self {
+        // SAFETY: This processor has AVX2.
+        Self(unsafe { _mm256_castsi256_ps(settled(_mm256_castps_si256(self.0))) })
     }
 
     #[inline(always)]

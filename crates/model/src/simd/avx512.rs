@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::mxfp4::power_places;
-use super::{BF16_VECTORS, Kernel, LANES_PER_BLOCK, Lanes};
+use super::{Kernel, LANES_PER_BLOCK, Lanes, PART_VECTORS};
 use crate::mxfp4::{BLOCK_BYTES, DOUBLED, SIGNED};
 
 const LANES: usize = 16;
@@ -73,11 +73,31 @@ impl Lanes for Wide {
     }
 
     #[inline(always)]
-    fn bf16(words: __m512i) -> [Self; BF16_VECTORS] {
+    fn bf16(words: __m512i) -> [Self; PART_VECTORS] {
         // SAFETY: Registers only.
         unsafe {
             let upper = _mm512_and_si512(words, _mm512_set1_epi32(0xffff_0000_u32 as i32));
             [_mm512_slli_epi32::<16>(words), upper].map(|bits| Self(_mm512_castsi512_ps(bits)))
+        }
+    }
+
+    #[inline(always)]
+    fn bf12(words: __m512i) -> [Self; PART_VECTORS] {
+        // SAFETY: Registers only.
+        unsafe {
+            // The sign stays where it is, and exponent and mantissa come to their places four bits below.
+            let kept = _mm512_set1_epi16(0x87ff_u16 as i16);
+            Self::bf16(_mm512_and_si512(_mm512_srai_epi16::<4>(words), kept))
+        }
+    }
+
+    #[inline(always)]
+    fn bf12_fourth([a, b, c]: [__m512i; 3]) -> __m512i {
+        // SAFETY: Registers only.
+        unsafe {
+            let lowest = |words| _mm512_and_si512(words, _mm512_set1_epi16(15));
+            let (b, c) = (_mm512_slli_epi16::<8>(lowest(b)), _mm512_slli_epi16::<4>(lowest(c)));
+            _mm512_or_si512(_mm512_or_si512(_mm512_slli_epi16::<12>(a), b), c)
         }
     }
 
@@ -232,6 +252,11 @@ impl Lanes for Wide {
     fn floats(words: __m512i) -> Self {
         // SAFETY: Registers only.
         Self(unsafe { _mm512_cvtepi32_ps(words) })
+    }
+
+    #[inline(always)]
+    fn computed(self) -> Self {
+        self
     }
 
     #[inline(always)]

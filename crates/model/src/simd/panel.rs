@@ -1,4 +1,4 @@
-//! Products of bf16 weights with many activation rows, near the processor's peak.
+//! Products of dense weights with many activation rows, near the processor's peak.
 //!
 //! A panel of some weight rows, a chunk of each, is unpacked once into the first-level cache and used for all activation
 //! rows whose chunk the second-level cache holds. Tiles of a few rows of both keep their products in registers for one
@@ -8,8 +8,8 @@ use std::ops::Range;
 
 use super::arranged::lines;
 use super::product::Product;
-use super::rows::Bf16Row;
-use super::{BF16_VECTORS, Lanes};
+use super::rows::{DenseRow, DenseRows};
+use super::{Lanes, PART_VECTORS};
 
 /// Registers that a chunk of a weight row unpacks to.
 pub(super) const VECTORS: usize = 64;
@@ -19,7 +19,10 @@ const PANEL_LEN: usize = 4096;
 /// small second-level cache; the sums of a task are much of the other half.
 const CACHED_ROWS: usize = 64;
 
-impl Product<'_> {
+impl<R: DenseRows> Product<'_, R> {
+    /// Groups of a chunk of a row.
+    const CHUNK: usize = VECTORS / PART_VECTORS / R::Row::PARTS;
+
     /// All weight rows times all activation rows.
     #[inline(always)]
     pub(super) fn many<L: Lanes>(&mut self) {
@@ -34,17 +37,17 @@ impl Product<'_> {
     fn block<L: Lanes>(&mut self, block: Range<usize>) {
         let panel_rows = PANEL_LEN / (VECTORS * L::LANES);
         let num_n = self.rows.len();
-        let num_groups = self.x.row::<L>(0).len();
+        let num_groups = self.x.row::<L>(0, R::Row::PARTS).len() / R::Row::PARTS;
         let mut panel = lines(PANEL_LEN);
         let mut sums = lines(num_n * block.len() * L::LANES);
         let panel = L::arrays_mut(bytemuck::cast_slice_mut(&mut panel));
         let sums = L::arrays_mut(bytemuck::cast_slice_mut(&mut sums));
-        for start in (0..num_groups).step_by(VECTORS / BF16_VECTORS) {
-            let groups = start..num_groups.min(start + VECTORS / BF16_VECTORS);
+        for start in (0..num_groups).step_by(Self::CHUNK) {
+            let groups = start..num_groups.min(start + Self::CHUNK);
             for n in (0..num_n).step_by(panel_rows) {
                 let count = panel_rows.min(num_n - n);
                 for (index, to) in panel.chunks_exact_mut(VECTORS).take(count).enumerate() {
-                    unpack::<L>(self.rows.row(n + index), groups.clone(), to);
+                    unpack::<L, R::Row>(self.rows.row(n + index), groups.clone(), to);
                 }
                 let sums = &mut sums[n * block.len()..][..count * block.len()];
                 self.multiply::<L>(panel, block.clone(), groups.clone(), sums);
@@ -68,7 +71,9 @@ impl Product<'_> {
         sums: &mut [L::Array],
     ) {
         let num_m = block.len();
-        let x = |m| self.x.row::<L>(block.start + m)[groups.clone()].as_flattened();
+        let parts = R::Row::PARTS;
+        let range = groups.start * parts..groups.end * parts;
+        let x = |m| self.x.row::<L>(block.start + m, parts)[range.clone()].as_flattened();
         let mut m = 0;
         while m + 3 <= num_m {
             rows_of_tiles::<L, 3>(panel, [x(m), x(m + 1), x(m + 2)], m, sums, num_m);
@@ -83,20 +88,22 @@ impl Product<'_> {
 
 /// Unpacks some groups of a weight row.
 #[inline(always)]
-fn unpack<L: Lanes>(row: Bf16Row<'_>, groups: Range<usize>, to: &mut [L::Array]) {
+fn unpack<L: Lanes, R: DenseRow>(row: R, groups: Range<usize>, to: &mut [L::Array]) {
     let num_whole = row.num_whole_groups::<L>();
-    let (to, _) = to.as_chunks_mut::<BF16_VECTORS>();
-    for (group, to) in groups.zip(to) {
-        let weights = if group < num_whole {
-            row.prefetch::<L>(group);
+    let to = to.as_chunks_mut::<PART_VECTORS>().0.chunks_exact_mut(R::PARTS);
+    for (index, to) in groups.zip(to) {
+        let group = if index < num_whole {
+            row.prefetch::<L>(index);
             // SAFETY: Just compared.
-            unsafe { row.whole::<L>(group) }
+            unsafe { row.whole::<L>(index) }
         } else {
             row.rest::<L>()
         };
-        let weights = L::bf16(weights);
-        for vector in 0..BF16_VECTORS {
-            weights[vector].store(&mut to[vector]);
+        for (part, to) in to.iter_mut().enumerate() {
+            let weights = R::part::<L>(group, part);
+            for vector in 0..PART_VECTORS {
+                weights[vector].store(&mut to[vector]);
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! [`Lanes`] in plain Rust, for every other processor, and what the other two are tested against.
 
 use super::mxfp4::block_of_lane;
-use super::{BF16_VECTORS, LANES_PER_BLOCK, Lanes, MAX_LANES};
+use super::{LANES_PER_BLOCK, Lanes, MAX_LANES, PART_VECTORS};
 use crate::mxfp4::{BLOCK_BYTES, SCALES};
 
 /// As many lanes as the widest registers have.
@@ -72,9 +72,24 @@ impl Lanes for Wide {
     }
 
     #[inline(always)]
-    fn bf16(words: [u32; LANES]) -> [Self; BF16_VECTORS] {
+    fn bf16(words: [u32; LANES]) -> [Self; PART_VECTORS] {
         [words.map(|word| word << 16), words.map(|word| word & 0xffff_0000)]
             .map(|bits| Self(bits.map(f32::from_bits)))
+    }
+
+    #[inline(always)]
+    fn bf12(words: [u32; LANES]) -> [Self; PART_VECTORS] {
+        // The sign stays where it is, and exponent and mantissa come to their places four bits below.
+        let upper = |word: u32| f32::from_bits((word as i32 >> 4) as u32 & 0x87ff_0000);
+        [Self(words.map(|word| upper(word << 16))), Self(words.map(upper))]
+    }
+
+    #[inline(always)]
+    fn bf12_fourth([a, b, c]: [[u32; LANES]; 3]) -> [u32; LANES] {
+        let lowest = |word: u32| word & 0x000f_000f;
+        std::array::from_fn(|lane| {
+            lowest(a[lane]) << 12 | lowest(b[lane]) << 8 | lowest(c[lane]) << 4
+        })
     }
 
     #[inline(always)]
@@ -178,6 +193,11 @@ impl Lanes for Wide {
     #[inline(always)]
     fn floats(words: [u32; LANES]) -> Self {
         Self(words.map(|word| word as i32 as f32))
+    }
+
+    #[inline(always)]
+    fn computed(self) -> Self {
+        self
     }
 
     #[inline(always)]

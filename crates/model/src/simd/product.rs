@@ -1,36 +1,34 @@
-//! Matrix products with bf16 weights.
+//! Matrix products with dense weights.
 //!
 //! A few activation rows use each group of weights straight from the registers that it was unpacked to. For more,
-//! unpacking is done once for many of them: see [`super::panel`].
+//! unpacking is done once for many of them: see [`super::panel`]. Both forms of weights unpack to the same numbers in the
+//! same order, so the bits of a sum do not depend on the form.
 
-use super::rows::{Bf16Row, Bf16Rows};
-use super::{Arranged, BF16_VECTORS, Kernel, Lanes};
+use super::rows::{DenseRow, DenseRows};
+use super::{Arranged, Kernel, Lanes, PART_VECTORS};
 
 /// Activation rows up to which weights are not kept unpacked.
 const FEW_ROWS: usize = 4;
-/// Weight rows side by side: sums of one alone would wait for each other.
-const TILE_ROWS: usize = 2;
-/// Groups whose products are summed before they enter the sum of the row: a chunk of a panel.
-const RUN: usize = super::panel::VECTORS / BF16_VECTORS;
 
 /// One product, `out` row-major with a row for each weight row.
-pub(super) struct Product<'a> {
-    pub(super) rows: Bf16Rows<'a>,
+pub(super) struct Product<'a, R> {
+    pub(super) rows: R,
     pub(super) x: &'a Arranged,
     pub(super) out: &'a mut [f32],
 }
 
-impl Kernel for Product<'_> {
+impl<R: DenseRows> Kernel for Product<'_, R> {
     type Output = ();
 
     #[inline(always)]
     fn run<L: Lanes>(mut self) {
         const { assert!(FEW_ROWS == 4, "the arms below") };
+        // So many weight rows side by side that their sums, which each wait for themselves, keep the processor busy.
         match self.x.num_rows() {
-            1 => self.few::<L, 1>(),
-            2 => self.few::<L, 2>(),
-            3 => self.few::<L, 3>(),
-            4 => self.few::<L, 4>(),
+            1 => self.few::<L, 4, 1>(),
+            2 => self.few::<L, 2, 2>(),
+            3 => self.few::<L, 2, 3>(),
+            4 => self.few::<L, 2, 4>(),
             _ => self.many::<L>(),
         }
     }
@@ -39,14 +37,17 @@ impl Kernel for Product<'_> {
 // Loops by index and not over iterators or closures: what they become must be unrolled entirely, or sums go through
 // memory; and a closure given to `array::map` would not be compiled for the instruction set.
 #[allow(clippy::needless_range_loop, reason = "see above")]
-impl Product<'_> {
-    /// All weight rows times `M` activation rows, which are all there are.
+impl<R: DenseRows> Product<'_, R> {
+    /// Groups whose products are summed before they enter the sum of the row: a chunk of a panel.
+    const RUN: usize = super::panel::VECTORS / PART_VECTORS / R::Row::PARTS;
+
+    /// All weight rows, `N` at a time, times `M` activation rows, which are all there are.
     #[inline(always)]
-    fn few<L: Lanes, const M: usize>(&mut self) {
+    fn few<L: Lanes, const N: usize, const M: usize>(&mut self) {
         let mut n = 0;
-        while n + TILE_ROWS <= self.rows.len() {
-            self.tile::<L, TILE_ROWS, M>(n);
-            n += TILE_ROWS;
+        while n + N <= self.rows.len() {
+            self.tile::<L, N, M>(n);
+            n += N;
         }
         while n < self.rows.len() {
             self.tile::<L, 1, M>(n);
@@ -57,27 +58,26 @@ impl Product<'_> {
     /// Weight rows `n .. n + N` times all activation rows.
     #[inline(always)]
     fn tile<L: Lanes, const N: usize, const M: usize>(&mut self, n: usize) {
-        let weights: [Bf16Row<'_>; N] = std::array::from_fn(|index| self.rows.row(n + index));
+        let weights: [R::Row; N] = std::array::from_fn(|index| self.rows.row(n + index));
         let num_whole = weights[0].num_whole_groups::<L>();
-        let x: [&[[L::Array; BF16_VECTORS]]; M] =
-            std::array::from_fn(|index| self.x.row::<L>(index));
-        let (whole, rest) = (x.map(|x| &x[..num_whole]), x.map(|x| x.get(num_whole)));
+        let parts = R::Row::PARTS;
+        let x: [_; M] = std::array::from_fn(|index| self.x.row::<L>(index, parts));
+        let (whole, rest) =
+            (x.map(|x| &x[..num_whole * parts]), x.map(|x| &x[num_whole * parts..]));
         let mut sums = [[L::zero(); M]; N];
         let mut start = 0;
         while start < num_whole {
-            let end = num_whole.min(start + RUN);
+            let end = num_whole.min(start + Self::RUN);
             let mut products = [[L::zero(); M]; N];
-            // SAFETY: All weight rows are of one matrix, so they have this many whole groups, and runs are not empty.
-            let mut groups = [unsafe { weights[0].whole::<L>(start) }; N];
             for group in start..end {
-                for index in 0..N {
-                    // SAFETY: Likewise.
-                    groups[index] = unsafe { weights[index].whole::<L>(group) };
-                    weights[index].prefetch::<L>(group);
+                // SAFETY: All weight rows are of one matrix, so they have this many whole groups.
+                let groups = weights.map(|row| unsafe { row.whole::<L>(group) });
+                weights.iter().for_each(|row| row.prefetch::<L>(group));
+                for part in 0..parts {
+                    // SAFETY: All activation rows were cut to this many groups above.
+                    let x = whole.map(|x| unsafe { x.get_unchecked(group * parts + part) });
+                    add::<L, R::Row, N, M>(groups, part, x, &mut products);
                 }
-                // SAFETY: All activation rows were cut to this many groups above.
-                let x = whole.map(|x| unsafe { x.get_unchecked(group) });
-                add::<L, N, M>(groups, x, &mut products);
             }
             for n in 0..N {
                 for m in 0..M {
@@ -86,13 +86,12 @@ impl Product<'_> {
             }
             start = end;
         }
-        if rest.iter().all(Option::is_some) {
+        if !rest[0].is_empty() {
+            let groups = weights.map(|row| row.rest::<L>());
             let mut products = [[L::zero(); M]; N];
-            let mut groups = [weights[0].rest::<L>(); N];
-            for index in 1..N {
-                groups[index] = weights[index].rest::<L>();
+            for part in 0..parts {
+                add::<L, R::Row, N, M>(groups, part, rest.map(|x| &x[part]), &mut products);
             }
-            add::<L, N, M>(groups, rest.map(|x| x.expect("just seen")), &mut products);
             for n in 0..N {
                 for m in 0..M {
                     sums[n][m] = sums[n][m].add(products[n][m]);
@@ -107,20 +106,24 @@ impl Product<'_> {
     }
 }
 
-/// Adds the products of one group of `N` weight rows and `M` activation rows.
+/// Adds the products of one part of `N` weight rows and `M` activation rows.
 #[inline(always)]
 #[allow(clippy::needless_range_loop, reason = "as for tiles")]
-fn add<L: Lanes, const N: usize, const M: usize>(
-    groups: [L::Words; N],
-    x: [&[L::Array; BF16_VECTORS]; M],
+fn add<L: Lanes, R: DenseRow, const N: usize, const M: usize>(
+    groups: [R::Group<L>; N],
+    part: usize,
+    x: [&[L::Array; PART_VECTORS]; M],
     products: &mut [[L; M]; N],
 ) {
     for n in 0..N {
-        let weights = L::bf16(groups[n]);
-        for vector in 0..BF16_VECTORS {
+        let weights = R::part::<L>(groups[n], part);
+        for vector in 0..PART_VECTORS {
             for m in 0..M {
                 products[n][m] = weights[vector].fma(L::load(&x[m][vector]), products[n][m]);
             }
+        }
+        for m in 0..M {
+            products[n][m] = products[n][m].computed();
         }
     }
 }

@@ -87,6 +87,9 @@ fn products_match_float64_on_every_instruction_set() {
         let mut bf16 = vec![0.0; num_rows * num_x];
         let mut fine = bf16.clone();
         let mut coarse = bf16.clone();
+        let mut bf12 = bf16.clone();
+        let smaller = Bf12Matrix::new(simd, &case.bf16).unwrap().unwrap();
+        Simd::bf12(&smaller, 0, &Arranged::new(simd, rows(), num_cols), &mut bf12);
         Simd::bf16(&case.bf16, 0, &Arranged::new(simd, rows(), num_cols), &mut bf16);
         let rounded = |precision| Rounded::new(simd, precision, rows(), num_cols);
         Simd::mxfp4(&case.mxfp4, 0, &rounded(Precision::Float32), &mut fine);
@@ -95,6 +98,7 @@ fn products_match_float64_on_every_instruction_set() {
             let (bf16_row, mxfp4_row) = (case.bf16_row(row), case.mxfp4_row(row));
             for (index, x) in case.x.chunks_exact(num_cols).enumerate() {
                 close(bf16[row * num_x + index], &bf16_row, x, 4e-6);
+                close(bf12[row * num_x + index], &bf16_row, x, 4e-6);
                 close(fine[row * num_x + index], &mxfp4_row, x, 5e-7);
                 close(coarse[row * num_x + index], &mxfp4_row, x, 4e-5);
             }
@@ -117,6 +121,16 @@ fn a_result_has_the_same_bits_beside_any_others() {
             for row in 0..num_rows {
                 let mut out = [0.0];
                 Simd::bf16(&case.bf16, row, &alone, &mut out);
+                assert_eq!(out[0].to_bits(), together[row * num_x + index].to_bits());
+            }
+        }
+        let bf12 = Bf12Matrix::new(simd, &case.bf16).unwrap().unwrap();
+        Simd::bf12(&bf12, 0, &Arranged::new(simd, rows(), num_cols), &mut together);
+        for (index, x) in case.x.chunks_exact(num_cols).enumerate() {
+            let alone = Arranged::new(simd, [x].into_iter(), num_cols);
+            for row in 0..num_rows {
+                let mut out = [0.0];
+                Simd::bf12(&bf12, row, &alone, &mut out);
                 assert_eq!(out[0].to_bits(), together[row * num_x + index].to_bits());
             }
         }
@@ -161,6 +175,64 @@ fn every_nibble_and_scale_unpacks_exactly() {
                 }
             }
         }
+    }
+}
+
+/// What bf12 makes of each of these weights, 544 of one row.
+fn through_bf12(simd: Simd, weights: &[f32; 544]) -> Vec<f32> {
+    let bytes = weights.iter().flat_map(|w| half::bf16::from_f32(*w).to_le_bytes()).collect();
+    let matrix = Bf16Matrix::new(1, 544, bytes).unwrap();
+    let matrix = Bf12Matrix::new(simd, &matrix).unwrap().unwrap();
+    let one = |place: usize| {
+        let mut x = [0.0; 544];
+        x[place] = 1.0;
+        let mut out = [0.0];
+        Simd::bf12(&matrix, 0, &Arranged::new(simd, [&x[..]].into_iter(), 544), &mut out);
+        out[0]
+    };
+    (0..544).map(one).collect()
+}
+
+#[test]
+fn bf12_keeps_all_bits_down_to_a_sixteen_thousandth_of_the_greatest() {
+    for (simd, greatest) in
+        Simd::supported().iter().flat_map(|s| [-100, -3, 0, 14].map(|power| (*s, power)))
+    {
+        // Every mantissa, all powers from 2^-14 of the greatest on, both signs, and zeros.
+        let weights = std::array::from_fn(|index| {
+            let power = greatest - (index * 5 % 15) as i32;
+            let magnitude = (1.0 + (index % 128) as f32 / 128.0) * 2.0_f32.powi(power);
+            [magnitude, -magnitude, magnitude, 0.0][index / 3 % 4]
+        });
+        assert_eq!(through_bf12(simd, &weights), weights, "{simd:?} {greatest}");
+    }
+}
+
+#[test]
+fn bf12_errs_by_two_millionths_of_the_greatest_at_most() {
+    for simd in Simd::supported() {
+        let weights = std::array::from_fn(|index| {
+            let weight = 2.0_f32.powi(-(index as i32 * 7 % 40)) * (1.0 + index as f32 / 700.0);
+            half::bf16::from_f32(if index % 2 == 0 { weight } else { -weight }).to_f32()
+        });
+        let got = through_bf12(simd, &weights);
+        let errors = got.iter().zip(weights).map(|(got, weight)| (got - weight).abs());
+        let worst = errors.fold(0.0, f32::max);
+        // Half of the last of 21 places below the greatest's power.
+        assert!(worst > 0.0 && worst <= 2.0_f32.powi(-22), "{simd:?}: {worst:e}");
+    }
+}
+
+#[test]
+fn weights_that_bf12_cannot_hold_are_refused() {
+    for (simd, weight) in Simd::supported()
+        .iter()
+        .flat_map(|s| [32768.0, -1e30, f32::INFINITY, f32::NAN].map(|weight| (*s, weight)))
+    {
+        let mut bytes = half::bf16::from_f32(1.0).to_le_bytes().repeat(40 * 96);
+        bytes[2 * 96 * 39 + 70..][..2].copy_from_slice(&half::bf16::from_f32(weight).to_le_bytes());
+        let matrix = Bf16Matrix::new(40, 96, bytes).unwrap();
+        assert!(Bf12Matrix::new(simd, &matrix).unwrap().is_none(), "{simd:?}: {weight}");
     }
 }
 
