@@ -1,13 +1,14 @@
 //! Products of rounded activation rows with a weight row in each lane, near the processor's peak.
 //!
-//! A panel is the weights of some registers of rows, as pairs of 16-bit numbers. It is made once for all activation rows
-//! and used run by run, each as many blocks as the first-level cache holds. A tile of a few activation rows keeps its
+//! A panel is a run of the weights of some registers of rows, as pairs of 16-bit numbers, so many blocks as the first-level
+//! cache holds. It is made once for all activation rows. A tile of a few activation rows keeps its
 //! sums of one block as whole numbers in registers; at the end of the block they become float32 and enter the sums of
 //! the row's chain.
 
+use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::arranged::lines;
+use super::arranged::{Line, lines};
 use super::pairs::{PAIRS, chain_len};
 use super::{Lanes, Rounded};
 use crate::mxfp4::BLOCK;
@@ -16,6 +17,8 @@ use crate::mxfp4::BLOCK;
 pub(super) const PANEL_REGISTERS: usize = 2;
 /// Activation rows of a tile: with so many, sums of a block take half the registers of AVX2.
 const TILE_ROWS: usize = 4;
+/// Pairs whose products are spelled out one after another.
+const QUAD: usize = 4;
 /// Blocks of a run at most: at eight lanes, 12 KiB of a panel.
 const RUN_BLOCKS: usize = 12;
 /// Numbers of a block of a panel: for each pair and for the scales a number in each lane of each register.
@@ -27,8 +30,10 @@ const fn block_len(lanes: usize) -> usize {
 pub(super) trait Interleave<L: Lanes> {
     /// How many rows there are.
     fn num_rows(&self) -> usize;
-    /// Writes so many blocks, from `block` on and `stride` apart, of the rows from `first` on: for each block and pair
-    /// [`PANEL_REGISTERS`] registers to `pairs`, then as many with the rows' scales to `scales`. Rows that lack are any.
+    /// Asks for the memory of all of them.
+    fn prefetch(&self);
+    /// Writes these blocks of the rows from `first` on: for each block and pair [`PANEL_REGISTERS`] registers to `pairs`,
+    /// then as many with the rows' scales to `scales`. Rows that lack are any.
     fn interleave(
         &self,
         first: usize,
@@ -60,6 +65,8 @@ fn runs(num_blocks: usize, chains: usize) -> Vec<Run> {
 }
 
 /// All weight rows times all activation rows, in pairs of `P` numbers; `out` has a row for each weight row.
+///
+/// Run by run for all panels: what a run takes of the activations stays in the second-level cache until the last of them.
 #[inline(always)]
 pub(super) fn multiply<L: Lanes, const P: usize>(
     weights: &impl Interleave<L>,
@@ -68,64 +75,87 @@ pub(super) fn multiply<L: Lanes, const P: usize>(
     out: &mut [f32],
 ) {
     let (num_x, num_blocks) = (x.num_rows(), x.row_len() / BLOCK);
-    let runs = runs(num_blocks, chains);
     let panel_rows = PANEL_REGISTERS * L::LANES;
-    let mut panel = lines(num_blocks * block_len(L::LANES));
+    let order: Vec<usize> = super::pairs::in_chains(num_blocks, chains).collect();
+    let mut panel = lines(RUN_BLOCKS * block_len(L::LANES));
     let panel = L::arrays_mut(bytemuck::cast_slice_mut(&mut panel));
-    let (pairs, scales) = panel.split_at_mut(num_blocks * PAIRS * PANEL_REGISTERS);
-    let mut sums = lines(num_x * chains * panel_rows);
-    let sums = L::arrays_mut(bytemuck::cast_slice_mut(&mut sums));
-    for first in (0..weights.num_rows()).step_by(panel_rows) {
-        weights.interleave(first, super::pairs::in_chains(num_blocks, chains), pairs, scales);
-        for sum in sums.iter_mut() {
-            L::zero().store(sum);
-        }
-        for Run { blocks, chain } in &runs {
-            let run = Panel::<L> {
-                pairs: &pairs[blocks.start * PAIRS * PANEL_REGISTERS..]
-                    [..blocks.len() * PAIRS * PANEL_REGISTERS],
-                scales: &scales[blocks.start * PANEL_REGISTERS..][..blocks.len() * PANEL_REGISTERS],
+    let (pairs, scales) = panel.split_at_mut(RUN_BLOCKS * PAIRS * PANEL_REGISTERS);
+    // Runs take blocks that lie apart, which no processor foresees.
+    weights.prefetch();
+    let mut sums = Sums::<L>::new(chains, weights.num_rows().div_ceil(panel_rows), num_x);
+    for Run { blocks, chain } in runs(num_blocks, chains) {
+        for index in 0..sums.num_panels {
+            let of_run = order[blocks.clone()].iter().copied();
+            weights.interleave(index * panel_rows, of_run, pairs, scales);
+            let panel = Panel::<L> {
+                pairs: &pairs[..blocks.len() * PAIRS * PANEL_REGISTERS],
+                scales: &scales[..blocks.len() * PANEL_REGISTERS],
             };
+            let sums = sums.of_panel(chain, index);
             let mut m = 0;
             while m < num_x {
-                let at = |m: usize| (m * chains + chain) * PANEL_REGISTERS;
                 if m + TILE_ROWS <= num_x {
-                    run.tile::<P, TILE_ROWS>(x, m, blocks.clone(), sums, at);
+                    panel.tile::<P, TILE_ROWS>(x, m, blocks.clone(), sums);
                     m += TILE_ROWS;
                 } else {
-                    run.tile::<P, 1>(x, m, blocks.clone(), sums, at);
+                    panel.tile::<P, 1>(x, m, blocks.clone(), sums);
                     m += 1;
                 }
             }
         }
-        let count = panel_rows.min(weights.num_rows() - first);
-        let out = &mut out[first * num_x..][..count * num_x];
-        for (m, sums) in sums.chunks_exact(chains * PANEL_REGISTERS).enumerate() {
-            for register in 0..PANEL_REGISTERS {
+    }
+    for (index, out) in out.chunks_mut(panel_rows * num_x).enumerate() {
+        for (register, out) in out.chunks_mut(L::LANES * num_x).enumerate() {
+            for m in 0..num_x {
                 let mut row = [0.0; super::MAX_LANES];
-                total::<L>(sums, register, chains).store(&mut L::arrays_mut(&mut row)[0]);
-                let outs = out.chunks_exact_mut(num_x).skip(register * L::LANES).take(L::LANES);
-                outs.zip(row).for_each(|(out, value)| out[m] = value);
+                sums.total(index, m, register).store(&mut L::arrays_mut(&mut row)[0]);
+                out.chunks_exact_mut(num_x).zip(row).for_each(|(out, value)| out[m] = value);
             }
         }
     }
 }
 
-/// The sum over all chains, halves first: the order of [`Lanes::sum`].
-#[inline(always)]
-fn total<L: Lanes>(sums: &[L::Array], register: usize, chains: usize) -> L {
-    let mut all = [L::zero(); super::MAX_LANES];
-    for chain in 0..chains {
-        all[chain] = L::load(&sums[chain * PANEL_REGISTERS + register]);
+/// For each chain, panel and activation row the sums of a panel's rows.
+struct Sums<L: Lanes> {
+    chains: usize,
+    num_panels: usize,
+    num_x: usize,
+    lines: Vec<Line>,
+    lanes: PhantomData<L>,
+}
+
+impl<L: Lanes> Sums<L> {
+    fn new(chains: usize, num_panels: usize, num_x: usize) -> Self {
+        let len = chains * num_panels * num_x * PANEL_REGISTERS * L::LANES;
+        Self { chains, num_panels, num_x, lines: lines(len), lanes: PhantomData }
     }
-    let mut half = chains / 2;
-    while half > 0 {
-        for chain in 0..half {
-            all[chain] = all[chain].add(all[chain + half]);
+
+    /// Those of one chain and panel, by activation row and register.
+    #[inline(always)]
+    fn of_panel(&mut self, chain: usize, panel: usize) -> &mut [[L::Array; PANEL_REGISTERS]] {
+        let start = (chain * self.num_panels + panel) * self.num_x;
+        let sums = L::arrays_mut(bytemuck::cast_slice_mut(&mut self.lines));
+        &mut sums.as_chunks_mut().0[start..][..self.num_x]
+    }
+
+    /// The sum over all chains, halves first: the order of [`Lanes::sum`].
+    #[inline(always)]
+    fn total(&self, panel: usize, m: usize, register: usize) -> L {
+        let sums = L::arrays(bytemuck::cast_slice(&self.lines));
+        let mut all = [L::zero(); super::MAX_LANES];
+        for (chain, sum) in all[..self.chains].iter_mut().enumerate() {
+            let at = (chain * self.num_panels + panel) * self.num_x + m;
+            *sum = L::load(&sums[at * PANEL_REGISTERS + register]);
         }
-        half /= 2;
+        let mut half = self.chains / 2;
+        while half > 0 {
+            for chain in 0..half {
+                all[chain] = all[chain].add(all[chain + half]);
+            }
+            half /= 2;
+        }
+        all[0]
     }
-    all[0]
 }
 
 /// A run of a panel.
@@ -143,8 +173,7 @@ impl<L: Lanes> Panel<'_, L> {
         x: &Rounded,
         m: usize,
         blocks: Range<usize>,
-        sums: &mut [L::Array],
-        at: impl Fn(usize) -> usize,
+        sums: &mut [[L::Array; PANEL_REGISTERS]],
     ) {
         let rows: [_; M] = std::array::from_fn(|index| x.pair_row(m + index));
         let x_pairs = rows.map(|row| &row.pairs[blocks.start * P * PAIRS..blocks.end * P * PAIRS]);
@@ -152,7 +181,7 @@ impl<L: Lanes> Panel<'_, L> {
         let mut totals = [[L::zero(); M]; PANEL_REGISTERS];
         for n in 0..PANEL_REGISTERS {
             for m_in_tile in 0..M {
-                totals[n][m_in_tile] = L::load(&sums[at(m + m_in_tile) + n]);
+                totals[n][m_in_tile] = L::load(&sums[m + m_in_tile][n]);
             }
         }
         for block in 0..blocks.len() {
@@ -167,19 +196,14 @@ impl<L: Lanes> Panel<'_, L> {
                         }
                     }
                 }
-                for pair in 0..PAIRS {
-                    let mut loaded = [L::no_words(); PANEL_REGISTERS];
-                    for n in 0..PANEL_REGISTERS {
-                        // Settled, or each use would load it again.
-                        let weights = L::load_words(&weights[pair * PANEL_REGISTERS + n]);
-                        loaded[n] = L::settled(weights);
-                    }
-                    for m in 0..M {
-                        let x = L::splat_words(x[m][plane * PAIRS + pair]);
-                        for n in 0..PANEL_REGISTERS {
-                            whole[n][m] = L::settled(L::add_pairs(loaded[n], x, whole[n][m]));
-                        }
-                    }
+                let (weights, _) = weights.as_chunks::<{ QUAD * PANEL_REGISTERS }>();
+                for (quad, weights) in weights.iter().enumerate() {
+                    let x = x.map(|x| &x[plane * PAIRS + quad * QUAD..][..QUAD]);
+                    // Spelled out: the compiler would keep the loop, which takes a fifth of its instructions.
+                    add_pair::<L, M>(weights, x, 0, &mut whole);
+                    add_pair::<L, M>(weights, x, 1, &mut whole);
+                    add_pair::<L, M>(weights, x, 2, &mut whole);
+                    add_pair::<L, M>(weights, x, 3, &mut whole);
                 }
             }
             for n in 0..PANEL_REGISTERS {
@@ -192,8 +216,30 @@ impl<L: Lanes> Panel<'_, L> {
         }
         for n in 0..PANEL_REGISTERS {
             for m_in_tile in 0..M {
-                totals[n][m_in_tile].store(&mut sums[at(m + m_in_tile) + n]);
+                totals[n][m_in_tile].store(&mut sums[m + m_in_tile][n]);
             }
+        }
+    }
+}
+
+/// Adds the products of one pair of a quad.
+#[inline(always)]
+#[allow(clippy::needless_range_loop, reason = "loops by index are unrolled entirely")]
+fn add_pair<L: Lanes, const M: usize>(
+    weights: &[L::Array; QUAD * PANEL_REGISTERS],
+    x: [&[i32]; M],
+    pair: usize,
+    whole: &mut [[L::Words; M]; PANEL_REGISTERS],
+) {
+    let mut loaded = [L::no_words(); PANEL_REGISTERS];
+    for n in 0..PANEL_REGISTERS {
+        // Settled, or each use would load it again.
+        loaded[n] = L::settled(L::load_words(&weights[pair * PANEL_REGISTERS + n]));
+    }
+    for m in 0..M {
+        let x = L::splat_words(x[m][pair]);
+        for n in 0..PANEL_REGISTERS {
+            whole[n][m] = L::settled(L::add_pairs(loaded[n], x, whole[n][m]));
         }
     }
 }

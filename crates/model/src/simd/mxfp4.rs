@@ -96,6 +96,13 @@ impl<L: Lanes> Interleave<L> for StoredRows<'_> {
     }
 
     #[inline(always)]
+    fn prefetch(&self) {
+        for line in self.blocks.as_flattened().chunks(LINE_BYTES) {
+            L::prefetch(line.as_ptr());
+        }
+    }
+
+    #[inline(always)]
     fn interleave(
         &self,
         first: usize,
