@@ -67,8 +67,8 @@ impl DenseKernel {
         // In a step each row of 128 bytes is written to shared memory once, and read once (weights) or by both
         // warpgroups (rows), one row in a cycle. Products take no longer, and the barrier a little more.
         let step = 2 * self.tile[1] + 3 * self.tile[0] + 64;
-        // Sums in parts are written once and read by one block, 64 bytes in a cycle, after the blocks have met.
-        let part = 8 * self.tile[0];
+        // Sums in parts are written once and read by one block, 32 bytes in a cycle, after the blocks have met.
+        let part = 16 * self.tile[0];
         let cycles = |num_parts: usize| {
             let rounds = num_whole / PROCESSORS * num_steps;
             let last = if num_cut == 0 { 0 } else { num_steps.div_ceil(num_parts) };
@@ -103,9 +103,10 @@ pub(super) fn many_with_tile(tile_rows: usize) -> Option<DenseKernel> {
 }
 
 /// The kernel of the dense product. Few rows of few outputs gain by many small blocks, which begin and end sooner; where
-/// each processor has several tiles to make, it reads on without a gap from one to the next.
+/// each processor has several tiles to make, it reads on without a gap from one to the next. A single row is so little to
+/// multiply that it gains by small blocks anyway.
 pub(super) fn dense(rows: usize, inputs: usize, outputs: usize) -> DenseKernel {
-    if FEW.suits(rows) && outputs <= PROCESSORS * MANY[0].tile[1] {
+    if rows == 1 || FEW.suits(rows) && outputs <= PROCESSORS * MANY[0].tile[1] {
         return FEW;
     }
     let suited = MANY.into_iter().filter(|kernel| kernel.suits(rows));
@@ -219,5 +220,61 @@ mod tests {
         assert_eq!((name, cut.num_parts, cut.num_blocks), ("linear_many_64", 1, 132));
         let (name, cut) = choose(2048, 2880, 5120);
         assert_eq!((name, cut.num_whole, cut.num_parts), ("linear_many_256", 264, 2));
+    }
+
+    /// Microseconds of each kernel that suits, in the order of [`all_dense`], by rows; from the table of variants in
+    /// `benches/results/h100-sxm/gpu.txt`. The products are the first two of [`PRODUCTS`] and the last.
+    const MEASURED: [&[(usize, &[f32])]; 3] = [
+        &[
+            (1, &[12.8, 15.2]),
+            (8, &[13.2, 15.1]),
+            (16, &[15.3]),
+            (32, &[15.4]),
+            (64, &[15.8]),
+            (128, &[18.8, 19.8]),
+            (256, &[27.5, 26.6, 31.0]),
+            (512, &[48.3, 39.6, 39.3]),
+        ],
+        &[
+            (1, &[11.4, 13.2]),
+            (8, &[11.6, 13.3]),
+            (16, &[13.4]),
+            (32, &[13.4]),
+            (64, &[13.7]),
+            (128, &[16.5, 17.7]),
+            (256, &[25.2, 23.6, 28.6]),
+            (512, &[40.4, 35.9, 37.2]),
+        ],
+        &[
+            (1, &[387.6, 394.1]),
+            (8, &[404.7, 402.7]),
+            (16, &[409.0]),
+            (32, &[417.6]),
+            (64, &[430.6]),
+            (128, &[478.3, 460.9]),
+            (256, &[881.9, 661.5, 667.5]),
+            (512, &[1740.2, 1232.1, 1079.5]),
+        ],
+    ];
+
+    /// All are the fastest but two: queries, keys and values of 128 rows (by 1 us) and logits of 256 (by 6 us).
+    #[test]
+    fn a_card_had_no_kernel_that_was_much_faster_than_the_chosen_one() {
+        let products = [PRODUCTS[0], PRODUCTS[1], PRODUCTS[3]];
+        let mut not_fastest = Vec::new();
+        for ((inputs, outputs), measured) in products.into_iter().zip(MEASURED) {
+            for (rows, times) in measured {
+                let names: Vec<_> = all_dense(*rows).map(|kernel| kernel.name).collect();
+                assert_eq!(names.len(), times.len(), "{rows} rows: {names:?}");
+                let chosen = dense(*rows, inputs, outputs).name;
+                let time = times[names.iter().position(|name| *name == chosen).unwrap()];
+                let fastest = times.iter().copied().fold(f32::INFINITY, f32::min);
+                if time > fastest {
+                    assert!(time < fastest * 1.06, "{rows} rows x {outputs}: {chosen} {time}");
+                    not_fastest.push((*rows, outputs));
+                }
+            }
+        }
+        assert_eq!(not_fastest, [(128, 5120), (256, 201_088)]);
     }
 }
