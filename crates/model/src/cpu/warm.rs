@@ -2,8 +2,8 @@
 //!
 //! A page of a mapped file costs a fault when it is touched first, and a read from the disk if the system does not hold
 //! it. Which experts a token wakes is chance, so for hundreds of tokens some of them would be new. A thread of its own
-//! has the system map them layer by layer; it ends with the last weight, or with the executor. Dense weights were read
-//! when the executor was made.
+//! has the system map them layer by layer; it ends with the last weight, or with the executor. Dense weights need no such
+//! help: every token reads all of them.
 
 use std::sync::{Arc, Weak};
 use std::thread::{self, JoinHandle};

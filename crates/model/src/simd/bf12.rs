@@ -26,8 +26,8 @@ pub(super) const PARTS: usize = REGISTERS + 1;
 const LINE_BYTES: usize = 64;
 /// Rows that one thread rounds at a time.
 const ROWS_PER_TASK: usize = 16;
-/// The least and the greatest exponent of a group's power, as float32 has it, for which twice 2^-15 of the power and
-/// its inverse are normal numbers: weights below 2^15.
+/// The least and the greatest exponent of a group, as float32 has it, for which its scale and the inverse are normal
+/// numbers. The greatest means weights below 2^15.
 const EXPONENTS: [u32; 2] = [16, 141];
 /// The greatest exponent of a rounded weight.
 const MOST: u32 = 15;
