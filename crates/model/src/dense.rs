@@ -20,7 +20,7 @@ impl Dense {
         if !simd.unpacks_bf12() {
             return Ok(Self::Bf16(weight.clone()));
         }
-        // Else a small page at a time would be.
+        // All at once: read as they are touched, pages would come one by one.
         weight.bytes.populate();
         let Some(smaller) = Bf12Matrix::new(simd, weight)? else {
             tracing::debug!("weights are too great for bf12, and stay bf16");

@@ -1,8 +1,8 @@
 //! Matrix products with dense weights.
 //!
 //! A few activation rows use each group of weights straight from the registers that it was unpacked to. For more,
-//! unpacking is done once for many of them: see [`super::panel`]. Both forms of weights unpack to the same numbers in the
-//! same order, so the bits of a sum do not depend on the form.
+//! unpacking is done once for many of them: see [`super::panel`]. Both forms of weights unpack in the same order, to the same
+//! numbers but for what bf12 rounds, so its sums are those of the rounded weights in bf16.
 
 use super::rows::{DenseRow, DenseRows};
 use super::{Arranged, Kernel, Lanes, PART_VECTORS};
