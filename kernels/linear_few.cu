@@ -2,8 +2,8 @@
 //
 //   out[r][n] = sum over k of x[r][k] * weight[n][k], + bias[n] if there is one
 //
-// Shapes:  x [rows, k] bf16, at most 8 rows; weight [n, k] bf16; bias [n] bf16; out [rows, n] bf16 or float32; k a
-//          multiple of 32.
+// Shapes:  x [rows, k] bf16, at most 8 rows; weight [n, k] bf16; bias [n] bf16; out [rows, n] bf16 or float32,
+//          to which it may be added; k a multiple of 32.
 // Launch:  four warps for every 16 rows of the weight, each taking every fourth step of 32 k.
 // Traffic: reads the weight once, in pieces of 64 bytes a row; x comes from the caches. A thread copies what it will
 //          use itself, seven steps ahead and so without a barrier: 28 KB of a block are on their way at any time.
@@ -11,7 +11,7 @@
 // The weights are the left operand of mma, so that one instruction serves all rows of x. Within a step lane place p
 // holds k 8 p .. 8 p + 7 of both operands: any order of k gives the same sums, and this one loads 16 bytes.
 
-#include "common/ptx.cuh"
+#include "common/output.cuh"
 
 struct LinearFewParams {
     const bf16* x;
@@ -19,7 +19,7 @@ struct LinearFewParams {
     const bf16* bias; // null: none
     void* out;
     uint32_t rows, n, k;
-    uint32_t is_float;
+    OutputForm form;
 };
 
 constexpr uint32_t kFewWarps = 4;
@@ -72,11 +72,6 @@ KERNEL(linear_few, LinearFewParams, kFewWarps * 32) {
         float sum = p.bias == nullptr ? 0.0f : to_float(p.bias[column]);
 #pragma unroll
         for (uint32_t w = 0; w < kFewWarps; w++) sum += parts[w][row][i % 16];
-        const size_t at = static_cast<size_t>(row) * p.n + column;
-        if (p.is_float) {
-            static_cast<float*>(p.out)[at] = sum;
-        } else {
-            static_cast<bf16*>(p.out)[at] = to_bf16(sum);
-        }
+        write_output(p.out, p.form, static_cast<size_t>(row) * p.n + column, sum);
     }
 }

@@ -2,7 +2,8 @@
 //
 //   out[r][n] = sum over k of x[r][k] * weight[n][k], + bias[n] if there is one
 //
-// Shapes:  x [rows, k] bf16; weight [n, k] bf16; bias [n] bf16; out [rows, n] bf16 or float32; k a multiple of 32.
+// Shapes:  x [rows, k] bf16; weight [n, k] bf16; bias [n] bf16; out [rows, n] bf16 or float32, to which it may be added;
+//          k a multiple of 32.
 // Launch:  at most one block a processor; each takes the next piece of work when it is done. A tile of out is 128
 //          outputs and 64, 128 or 256 rows (one kernel each), rows first, so that blocks side by side share weights. The
 //          first `num_whole` tiles are a piece each; what they leave of the processors' last round is cut along k, into
@@ -15,6 +16,7 @@
 // The weights are the left operand: a warpgroup has 64 outputs of all rows of the tile, and a weight goes through the
 // tensor cores once for up to 256 rows. While they work on a step of 64 k, all threads begin to copy a later one.
 
+#include "common/output.cuh"
 #include "common/wgmma.cuh"
 
 struct LinearManyParams {
@@ -25,7 +27,7 @@ struct LinearManyParams {
     uint4* parts; // a piece's sums in the order of its threads' registers
     uint32_t* tickets;
     uint32_t rows, n, k;
-    uint32_t is_float;
+    OutputForm form;
     uint32_t num_whole, num_parts, num_pieces;
     uint32_t unused;
 };
@@ -123,24 +125,21 @@ static __device__ __forceinline__ bool add_parts(const LinearManyParams& p, cons
     return true;
 }
 
-static __device__ __forceinline__ void write(float* to, float sum) { *to = sum; }
-static __device__ __forceinline__ void write(bf16* to, float sum) { *to = to_bf16(sum); }
-
 // A thread has outputs `output` and that + 8 of two rows of every eight.
-template <int kRows, typename Out>
+template <int kRows, OutputForm kForm>
 static __device__ __forceinline__ void write_tile(const LinearManyParams& p, const Piece& piece, const float (&sums)[kRows / 2]) {
     const uint32_t lane = threadIdx.x % 32, output = piece.first_output + threadIdx.x / 32 * 16 + lane / 4;
     const bool is_low = output < p.n, is_high = output + 8 < p.n, has_bias = p.bias != nullptr;
     const float low = is_low && has_bias ? to_float(p.bias[output]) : 0.0f;
     const float high = is_high && has_bias ? to_float(p.bias[output + 8]) : 0.0f;
     uint32_t row = piece.first_row + lane % 4 * 2;
-    Out* to = static_cast<Out*>(p.out) + (static_cast<size_t>(row) * p.n + output);
+    size_t to = static_cast<size_t>(row) * p.n + output;
 #pragma unroll
     for (uint32_t i = 0; i < kRows / 8; i++) {
 #pragma unroll
         for (uint32_t next = 0; next < 2; next++) {
-            if (row + next < p.rows && is_low) write(to + next * p.n, sums[4 * i + next] + low);
-            if (row + next < p.rows && is_high) write(to + next * p.n + 8, sums[4 * i + 2 + next] + high);
+            if (row + next < p.rows && is_low) write_output(p.out, kForm, to + next * p.n, sums[4 * i + next] + low);
+            if (row + next < p.rows && is_high) write_output(p.out, kForm, to + next * p.n + 8, sums[4 * i + 2 + next] + high);
         }
         row += 8;
         to += static_cast<size_t>(p.n) * 8;
@@ -200,10 +199,10 @@ static __device__ __forceinline__ void linear_many(const LinearManyParams& p) {
         wgmma_arrived(sums);
         if (index + gridDim.x >= p.num_pieces) pdl_launch();
         if (!piece.is_whole && !add_parts<kRows>(p, piece, sums)) continue;
-        if (p.is_float) {
-            write_tile<kRows, float>(p, piece, sums);
-        } else {
-            write_tile<kRows, bf16>(p, piece, sums);
+        switch (p.form) {
+            case OutputForm::Bf16: write_tile<kRows, OutputForm::Bf16>(p, piece, sums); break;
+            case OutputForm::Float: write_tile<kRows, OutputForm::Float>(p, piece, sums); break;
+            case OutputForm::Added: write_tile<kRows, OutputForm::Added>(p, piece, sums); break;
         }
     }
 }

@@ -120,6 +120,15 @@ __device__ __forceinline__ void st_v4(void* to, uint4 v) {
     *static_cast<uint4*>(to) = v;
 }
 
+// Adds to a float, of which the kernel reads nothing, without waiting for what is there.
+__device__ __forceinline__ void add_float(float* to, float x) {
+#ifdef __CUDACC__
+    asm volatile("red.global.add.f32 [%0], %1;" ::"l"(to), "f"(x) : "memory");
+#else
+    *to += x;
+#endif
+}
+
 // ---- asynchronous copies to shared memory --------------------------------------------------------------------------
 
 #ifdef __CUDACC__

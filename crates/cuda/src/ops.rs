@@ -53,6 +53,8 @@ pub enum Output<'a> {
     Bf16(BufferSlice<'a>),
     /// As float32.
     F32(BufferSlice<'a>),
+    /// Added to the float32 numbers that are there; by dense products only.
+    Added(BufferSlice<'a>),
 }
 
 /// Elements of a head; the kernels know no other.
@@ -111,12 +113,14 @@ impl Arguments<'_> {
         }
     }
 
-    /// The address of an answer, and whether it is float32.
+    /// The address of an answer, and its form as the kernels know it.
     fn output(&self, out: Output<'_>, shape: &[usize]) -> Result<(DevicePtr, u32)> {
-        match out {
-            Output::Bf16(out) => Ok((self.tensor("out", out, shape, BF16)?, 0)),
-            Output::F32(out) => Ok((self.tensor("out", out, shape, size_of::<f32>())?, 1)),
-        }
+        let (out, size, form) = match out {
+            Output::Bf16(out) => (out, BF16, 0),
+            Output::F32(out) => (out, size_of::<f32>(), 1),
+            Output::Added(out) => (out, size_of::<f32>(), 2),
+        };
+        Ok((self.tensor("out", out, shape, size)?, form))
     }
 
     /// The address of exactly `shape` elements of `size` bytes, on this device and aligned for wide access.

@@ -2,7 +2,7 @@
 
 use half::bf16;
 
-use super::{BF16_ROUNDING, Case, Report, max_relative_error, random_bf16, rms};
+use super::{BF16_ROUNDING, Case, Report, max_relative_error, random_bf16, random_f32, rms};
 use crate::ops::{Cut, Linear, Output, linear, linear_cut, linear_scratch_bytes};
 use crate::{Device, Result};
 
@@ -48,11 +48,10 @@ const CUTS: &[(usize, usize, usize, usize, Cut)] = &[
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for &(rows, outputs, inputs) in SHAPES {
-        for is_float in [false, true] {
-            let form = if is_float { "float32 alone" } else { "bf16 with bias" };
-            let name = format!("linear {rows}x{inputs} to {outputs} {form}");
+        for form in [Form::Bf16, Form::F32, Form::Added] {
+            let name = format!("linear {rows}x{inputs} to {outputs} {form:?}");
             let shape = (rows, outputs, inputs);
-            cases.push(Case::new(name, move |device| run(device, shape, is_float, linear)));
+            cases.push(Case::new(name, move |device| run(device, shape, form, linear)));
         }
     }
     for &(rows, outputs, inputs, tile, cut) in CUTS {
@@ -60,7 +59,7 @@ pub(super) fn cases() -> Vec<Case> {
         let shape = (rows, outputs, inputs);
         cases.push(Case::new(name, move |device| {
             // Twice: the first leaves the counters as it found them.
-            run(device, shape, true, |device, args| {
+            run(device, shape, Form::F32, |device, args| {
                 linear_cut(device, args, tile, cut)?;
                 linear_cut(device, args, tile, cut)
             })
@@ -69,10 +68,18 @@ pub(super) fn cases() -> Vec<Case> {
     cases
 }
 
+/// How the result is stored. There is a bias but for [`Form::F32`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Form {
+    Bf16,
+    F32,
+    Added,
+}
+
 fn run(
     device: &Device,
     (rows, outputs, inputs): (usize, usize, usize),
-    is_float: bool,
+    form: Form,
     multiply: impl Fn(&Device, &Linear<'_>) -> Result<()>,
 ) -> Result<Report> {
     let x = random_bf16(1, rows * inputs, 2.0);
@@ -80,14 +87,23 @@ fn run(
     let bias = random_bf16(3, outputs, 8.0);
     let (xs, weights, biases) =
         (device.alloc_from(&x)?, device.alloc_from(&weight)?, device.alloc_from(&bias)?);
-    let out = device.alloc(rows * outputs * if is_float { 4 } else { 2 })?;
+    let before = random_f32(4, rows * outputs, 8.0);
+    let out = match form {
+        Form::Bf16 => device.alloc(rows * outputs * 2)?,
+        Form::F32 => device.alloc(rows * outputs * 4)?,
+        Form::Added => device.alloc_from(&before)?,
+    };
     let scratch = device.alloc(linear_scratch_bytes(rows))?;
     device.zero(scratch.whole())?;
     let args = Linear {
         x: xs.whole(),
         weight: weights.whole(),
-        bias: (!is_float).then(|| biases.whole()),
-        out: if is_float { Output::F32(out.whole()) } else { Output::Bf16(out.whole()) },
+        bias: (form != Form::F32).then(|| biases.whole()),
+        out: match form {
+            Form::Bf16 => Output::Bf16(out.whole()),
+            Form::F32 => Output::F32(out.whole()),
+            Form::Added => Output::Added(out.whole()),
+        },
         rows,
         inputs,
         outputs,
@@ -100,12 +116,16 @@ fn run(
     for row in x.chunks(inputs) {
         for (weight, bias) in weight.chunks(inputs).zip(&bias) {
             let sum: f64 = row.iter().zip(weight).map(|(a, b)| a * b).sum();
-            expected.push(if is_float { sum } else { sum + bias.to_f64() });
+            expected.push(match form {
+                Form::Bf16 => sum + bias.to_f64(),
+                Form::F32 => sum,
+                Form::Added => sum + bias.to_f64() + f64::from(before[expected.len()]),
+            });
         }
     }
     // Sums of thousands of products in float32, in another order: far below a bf16's last place.
     let floor = rms(&expected);
-    if is_float {
+    if form != Form::Bf16 {
         let max_error = max_relative_error(&device.read::<f32>(out.whole())?, &expected, floor)?;
         return Ok(Report { max_error, tolerance: 1e-5 });
     }

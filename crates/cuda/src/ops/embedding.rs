@@ -43,6 +43,9 @@ pub fn embedding(device: &Device, args: &Embedding<'_>) -> Result<()> {
     if !width.is_multiple_of(8) {
         return check.refuse("width", format!("is {width}, not a multiple of 8"));
     }
+    if matches!(args.out, Output::Added(_)) {
+        return check.refuse("out", "is added to, which only dense products do".to_owned());
+    }
     let (out, is_float) = check.output(args.out, &[rows, width])?;
     let params = Params {
         tokens: check.tensor("tokens", args.tokens, &[rows], size_of::<u32>())?,

@@ -37,7 +37,7 @@ struct FewParams {
     rows: u32,
     outputs: u32,
     inputs: u32,
-    is_float: u32,
+    form: u32,
 }
 
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -52,7 +52,7 @@ struct ManyParams {
     rows: u32,
     outputs: u32,
     inputs: u32,
-    is_float: u32,
+    form: u32,
     num_whole: u32,
     num_parts: u32,
     num_pieces: u32,
@@ -72,7 +72,7 @@ fn part_bytes(tile_rows: usize) -> usize {
     tile_rows * 128 * size_of::<f32>()
 }
 
-/// `out = x weight^T + bias`, summed in float32.
+/// `out = x weight^T + bias`, or that much more than it was, summed in float32.
 pub fn linear(device: &Device, args: &Linear<'_>) -> Result<()> {
     linear_by(device, args, choice::dense(args.rows, args.inputs, args.outputs))
 }
@@ -89,8 +89,8 @@ pub(super) fn linear_by(device: &Device, args: &Linear<'_>, kernel: DenseKernel)
         let problem = format!("are {}, over the {} of {}", args.rows, kernel.max_rows, kernel.name);
         return check.refuse("rows", problem);
     }
-    let Tensors { x, weight, bias, out, rows, outputs, inputs, is_float } = tensors;
-    let params = FewParams { x, weight, bias, out, rows, outputs, inputs, is_float };
+    let Tensors { x, weight, bias, out, rows, outputs, inputs, form } = tensors;
+    let params = FewParams { x, weight, bias, out, rows, outputs, inputs, form };
     let num_tiles = check.count("tiles", args.outputs.div_ceil(kernel.tile[1]))?;
     let grid = Grid { grid: [num_tiles, 1, 1], block: [kernel.threads, 1, 1], shared_bytes: 0 };
     // SAFETY: every tensor has the length that rows, inputs and outputs say.
@@ -113,8 +113,7 @@ pub(crate) fn linear_cut(
 
 fn linear_many(device: &Device, args: &Linear<'_>, kernel: DenseKernel, cut: Cut) -> Result<()> {
     let check = Arguments { device, op: "linear" };
-    let Tensors { x, weight, bias, out, rows, outputs, inputs, is_float } =
-        Tensors::new(&check, args)?;
+    let Tensors { x, weight, bias, out, rows, outputs, inputs, form } = Tensors::new(&check, args)?;
     let num_tiles = args.rows.div_ceil(kernel.tile[0]) * args.outputs.div_ceil(kernel.tile[1]);
     let num_cut = num_tiles.saturating_sub(cut.num_whole);
     let num_steps = args.inputs.div_ceil(choice::STEP);
@@ -136,7 +135,7 @@ fn linear_many(device: &Device, args: &Linear<'_>, kernel: DenseKernel, cut: Cut
         rows,
         outputs,
         inputs,
-        is_float,
+        form,
         num_whole: u32::try_from(cut.num_whole).unwrap_or(u32::MAX),
         num_parts: check.count("parts", cut.num_parts)?,
         num_pieces: check.count("pieces", cut.num_whole + num_cut * cut.num_parts)?,
@@ -162,7 +161,7 @@ struct Tensors {
     rows: u32,
     outputs: u32,
     inputs: u32,
-    is_float: u32,
+    form: u32,
 }
 
 impl Tensors {
@@ -171,7 +170,7 @@ impl Tensors {
         if !inputs.is_multiple_of(32) {
             return check.refuse("inputs", format!("is {inputs}, not a multiple of 32"));
         }
-        let (out, is_float) = check.output(args.out, &[rows, outputs])?;
+        let (out, form) = check.output(args.out, &[rows, outputs])?;
         let bias = match args.bias {
             Some(bias) => check.tensor("bias", bias, &[outputs], BF16)?,
             None => DevicePtr::NULL,
@@ -184,7 +183,7 @@ impl Tensors {
             rows: check.count("rows", rows)?,
             outputs: check.count("outputs", outputs)?,
             inputs: check.count("inputs", inputs)?,
-            is_float,
+            form,
         })
     }
 }

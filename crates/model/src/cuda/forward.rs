@@ -42,7 +42,6 @@ struct Buffers {
     qkv: Buffer,
     queries: Buffer,
     attended: Buffer,
-    projected: Buffer,
     router_logits: Buffer,
     experts: Buffer,
     weights: Buffer,
@@ -80,7 +79,6 @@ impl Buffers {
             qkv: alloc(sizes.qkv)?,
             queries: alloc(sizes.queries)?,
             attended: alloc(sizes.attended)?,
-            projected: alloc(sizes.projected)?,
             router_logits: alloc(sizes.router_logits)?,
             experts: alloc(sizes.experts)?,
             weights: alloc(sizes.weights)?,
@@ -241,7 +239,7 @@ impl Model {
             let added = (index > 0).then_some((answers, chosen));
             self.norm(rows, added, &layer.attention_norm)?;
             self.attention(step, index, layer)?;
-            self.norm(rows, Some((first(&b.projected, row_bytes)?, 1)), &layer.mlp_norm)?;
+            self.norm(rows, None, &layer.mlp_norm)?;
             self.mlp(step, layer)?;
         }
         self.norm(rows, Some((answers, chosen)), &self.weights.norm)
@@ -290,7 +288,7 @@ impl Model {
         linear(&self.device, &args)
     }
 
-    /// From normed rows to what attention adds to the residual. Writes the rows' keys and values on the way.
+    /// From normed rows to attention's part of the residual. Writes the rows' keys and values on the way.
     fn attention(&self, step: &Step, index: usize, layer: &DeviceLayer) -> Result<()> {
         let (b, rows, shape) = (&self.buffers, step.rows, &self.full);
         let hidden_len = rows * self.config.hidden_size as usize;
@@ -300,8 +298,8 @@ impl Model {
         let out = first(&b.attended, rows * shape.query_len() * BF16)?;
         self.attend(step, index, layer.sinks.whole(), qkv, out)?;
         self.device.mark("attention")?;
-        let projected = Output::F32(first(&b.projected, hidden_len * WORD)?);
-        self.linear(rows, out, &layer.output, projected)?;
+        let residual = Output::Added(first(&b.residual, hidden_len * WORD)?);
+        self.linear(rows, out, &layer.output, residual)?;
         self.device.mark("attention output")
     }
 
