@@ -72,6 +72,7 @@ struct Merged {
 KERNEL(attention_decode, AttentionDecodeParams, kDecodeThreads, 4) {
     SHARED_DYNAMIC(dynamic);
     SHARED(float2, warp_stats, [kDecodeWarps][16]);
+    SHARED(float, sinks, [16]);
     SHARED(uint32_t, place, [1]);
     bf16* const staged = reinterpret_cast<bf16*>(dynamic);
     const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, split = blockIdx.x, kv_head = blockIdx.y;
@@ -105,6 +106,7 @@ KERNEL(attention_decode, AttentionDecodeParams, kDecodeThreads, 4) {
         }
         cp_async_commit();
     };
+    if (threadIdx.x < group) sinks[threadIdx.x] = to_float(p.sinks[first_head + threadIdx.x]);
     if (p.is_cached) pdl_wait();
     const float2* rotations = p.rotations + static_cast<size_t>(own) * 32;
     uint4 query_rotations[4] = {};
@@ -183,7 +185,7 @@ KERNEL(attention_decode, AttentionDecodeParams, kDecodeThreads, 4) {
     const uint32_t num_used = (num_turns + split_turns - 1) / split_turns;
     const size_t first_part = (static_cast<size_t>(blockIdx.z) * p.num_heads + first_head) * p.num_splits;
     const auto with_sink = [&](uint32_t head) {
-        return Merged{to_float(p.sinks[first_head + head]), 1.0f, {0.0f, 0.0f, 0.0f, 0.0f}};
+        return Merged{sinks[head], 1.0f, {0.0f, 0.0f, 0.0f, 0.0f}};
     };
     const auto write = [&](uint32_t head, uint32_t element, const Merged& merged) {
         const size_t at = (static_cast<size_t>(row.x) * p.num_heads + first_head + head) * kHeadLen + element;

@@ -4,9 +4,9 @@
 //
 // Shapes:  x [rows, k] bf16, at most 8 rows; weight [n, k] bf16; bias [n] bf16; out [rows, n] bf16 or float32,
 //          to which it may be added; k a multiple of 32.
-// Launch:  four warps for every 16 rows of the weight, each taking every fourth step of 32 k.
+// Launch:  eight warps for every 16 rows of the weight, each taking every eighth step of 32 k.
 // Traffic: reads the weight once, in pieces of 64 bytes a row; x comes from the caches. A thread copies what it will
-//          use itself, seven steps ahead and so without a barrier: 28 KB of a block are on their way at any time.
+//          use itself, three steps ahead and so without a barrier: 24 KB of a block are on their way at any time.
 //
 // The weights are the left operand of mma, so that one instruction serves all rows of x. Within a step lane place p
 // holds k 8 p .. 8 p + 7 of both operands: any order of k gives the same sums, and this one loads 16 bytes.
@@ -22,8 +22,8 @@ struct LinearFewParams {
     OutputForm form;
 };
 
-constexpr uint32_t kFewWarps = 4;
-constexpr uint32_t kFewStages = 8; // steps of a warp that are under way or in use
+constexpr uint32_t kFewWarps = 8;
+constexpr uint32_t kFewStages = 4; // steps of a warp that are under way or in use
 
 KERNEL(linear_few, LinearFewParams, kFewWarps * 32) {
     SHARED(float, parts, [kFewWarps][8][16 + 1]);
@@ -46,6 +46,7 @@ KERNEL(linear_few, LinearFewParams, kFewWarps * 32) {
     // Weights are written by no kernel, so they may be read before the one before this has ended.
     for (uint32_t i = 0; i < kFewStages - 1; i++) load(warp + i * kFewWarps);
     pdl_wait();
+    pdl_launch();
     // Of x two steps ahead: it comes from a cache, at the price of several hundred cycles.
     const bf16* x = p.x + static_cast<size_t>(group) * p.k + place * 8;
     const auto load_x = [&](uint32_t step) { return group < p.rows && step < num_steps ? ld_v4(x + step * 32) : zero; };
@@ -62,7 +63,6 @@ KERNEL(linear_few, LinearFewParams, kFewWarps * 32) {
         mma_bf16_16816(sums, left[0], right[0]);
         mma_bf16_16816(sums, left[1], right[1]);
     }
-    pdl_launch();
 #pragma unroll
     for (uint32_t i = 0; i < 4; i++) parts[warp][place * 2 + i % 2][group + i / 2 * 8] = sums[i];
     __syncthreads();

@@ -38,7 +38,7 @@ const fn many(name: &'static str, rows: usize, num_stages: usize) -> DenseKernel
 
 /// The kernel for few rows.
 const FEW: DenseKernel =
-    DenseKernel { name: "linear_few", max_rows: 8, tile: [8, 16], threads: 128, shared_bytes: 0 };
+    DenseKernel { name: "linear_few", max_rows: 8, tile: [8, 16], threads: 256, shared_bytes: 0 };
 
 /// The kernels for many rows: the one that should be done first is taken.
 const MANY: [DenseKernel; 3] = [
