@@ -3,55 +3,41 @@
 //   experts_up_few_R:    h[t] = swiglu(up_weight[e] x[t / k] + up_bias[e])
 //   experts_down_few_R:  y[t] = weight[t] * (down_weight[e] h[t] + down_bias[e])
 //
-// for every route t of a row to its expert e; k routes a row; tiles of up to R = 8 or 16 routes.
+// for every route t of a row to its expert e; k routes a row; tiles of up to R = 8 or 16 routes. `experts_up_one` and
+// `experts_down_one` serve one row: every block chooses the row's experts itself, from the router's logits.
 //
 // Shapes:  x [rows, inputs] bf16 (up), h [routes, inputs] bf16 (down); blocks [experts, outputs, inputs / 32, 16] as
 //          arrange_blocks leaves them; scales [experts, outputs, inputs / 32] u8; bias [experts, outputs] bf16;
 //          grouped [routes] u32; tiles [tiles] uint4; out [routes, outputs / 2] bf16 (up) or [routes, outputs] float32
-//          (down); outputs a multiple of 32.
-// Launch:  grid (outputs / (4 R) rounded up, tiles of up to R routes of one expert), four warps a block that share the
-//          inputs; dynamic shared memory: 32 KB (8) or 48 KB (16) of weights and R / 8 bytes for each input. Six (8) or
-//          four (16) blocks a processor.
-// Traffic: the weights of a tile's expert are read once a tile, a block's 4 R rows by four steps of 8 KB (8) or three of
-//          16 KB (16) ahead; a thread copies what it will use itself. The inputs come through L1 from L2, as many bytes
-//          as weights where a tile is full: L2 is the limit, so 16 routes go with twice the rows.
+//          (down); outputs a multiple of 32. For one row its logits [experts] float32 stand for weights, grouped and tiles.
+// Launch:  grid (outputs / (4 R) rounded up, tiles of up to R routes of one expert), four to eight warps a block that
+//          share the inputs; dynamic shared memory: steps of 2 KB (8) or 4 KB (16) of weights a warp, and R / 8 bytes for
+//          each input. 24 warps (8) or 16 (16) a processor.
+// Traffic: the weights of a tile's expert are read once a tile, two or three steps of a warp at a time; a thread copies
+//          what it will use itself. The inputs come through L1 from L2, as many bytes as weights where a tile is full: L2
+//          is the limit, so 16 routes go with twice the rows. Where all blocks begin together, more steps at a time only
+//          make the first ones wait, while nothing is computed; the down product asks before it has inputs and gains.
 //
 // As in linear_few the weights are the left operand of mma. Place p holds block 4 i + p of a row: its 16 bytes are one
 // load, and they become bf16 in registers. The inputs of that block are 16 words of a route, of which pair j of word q
 // wants word 4 j + q.
 
+#include "common/choose.cuh"
 #include "common/mxfp4.cuh"
 #include "common/routes.cuh"
 
-struct ExpertsFewParams {
-    const bf16* x;
-    const uint8_t* blocks;
-    const uint8_t* scales;
-    const bf16* bias;
-    const uint32_t* grouped;
-    const uint4* tiles;
-    const float* weights; // of the routes; null for up
-    void* out;
-    uint32_t num_experts, outputs, inputs;
-    uint32_t routes_per_x; // k for up, 1 for down
-    uint32_t num_routes;
-    float limit, alpha;
-    uint32_t unused;
-};
-
-constexpr uint32_t kExpertWarps = 4;
-constexpr uint32_t kStepBlocks = kExpertWarps * 4; // of a row that the warps take in a step
-
-// What a block makes with so many times eight routes, which share the unpacked weights.
-template <uint32_t kRouteEights>
+// What a block of so many warps makes with so many times eight routes, which share the unpacked weights; and the steps of a
+// warp that are under way or in use.
+template <uint32_t kRouteEights, uint32_t kWarps, uint32_t kAhead>
 struct FewTile {
+    static constexpr uint32_t kStepBlocks = kWarps * 4; // of a row that the warps take in a step
     static constexpr uint32_t kRoutes = kRouteEights * 8;
     static constexpr uint32_t kEights = kRouteEights * 4; // times eight rows of weights: a block's outputs
     static constexpr uint32_t kOutputs = kEights * 8, kPairs = kOutputs / 2;
-    static constexpr uint32_t kAhead = kRouteEights == 1 ? 4 : 3; // steps of a warp that are under way or in use
     static constexpr uint32_t kPartLen = kOutputs + 4; // of a route's sums, so that a warp's lie in different banks
     // Of the threads, each of which makes a pair of outputs for some routes.
-    static constexpr uint32_t kPlacesTogether = kExpertWarps * 32 / kPairs, kTurns = kRoutes / kPlacesTogether;
+    static constexpr uint32_t kPlacesTogether = kWarps * 32 / kPairs;
+    static constexpr uint32_t kTurns = (kRoutes + kPlacesTogether - 1) / kPlacesTogether;
 
     // A warp's steps in shared memory, then its sums.
     union WarpMemory {
@@ -60,23 +46,47 @@ struct FewTile {
     };
 };
 
-template <bool kIsUp, uint32_t kRouteEights>
-static __device__ __forceinline__ void experts_few(const ExpertsFewParams& p) {
-    using Tile = FewTile<kRouteEights>;
+// A block's share of the bytes that the next kernels read first.
+static __device__ __forceinline__ void prefetch_share(const ExpertsParams& p) {
+    const uint32_t num_blocks = gridDim.x * gridDim.y;
+    const uint32_t share = (p.next_bytes / num_blocks + 127) / 128 * 128, from = share * (blockIdx.y * gridDim.x + blockIdx.x);
+    if (from >= p.next_bytes) return;
+    prefetch_l2(static_cast<const uint8_t*>(p.next) + from, min(share, p.next_bytes - from));
+}
+
+// A tile, and what its answer is multiplied with if there are no weights of routes.
+struct Work {
+    RouteTile tile;
+    float weight;
+};
+
+template <bool kIsOne, uint32_t kRoutes>
+static __device__ __forceinline__ Work find_work(const ExpertsParams& p) {
+    if (!kIsOne) return {route_tile_at(p.tiles, blockIdx.y, p.num_experts, p.num_routes, kRoutes), 1.0f};
+    const Chosen chosen = choose_experts(p.logits, p.num_experts, p.num_routes);
+    const uint32_t expert = __shfl_sync(0xffffffffu, chosen.expert, static_cast<int>(blockIdx.y));
+    const float weight = __shfl_sync(0xffffffffu, chosen.weight, static_cast<int>(blockIdx.y));
+    return {{expert, blockIdx.y, 1}, weight};
+}
+
+template <bool kIsUp, bool kIsOne, uint32_t kRouteEights, uint32_t kWarps, uint32_t kAhead>
+static __device__ __forceinline__ void experts_few(const ExpertsParams& p) {
+    using Tile = FewTile<kRouteEights, kWarps, kAhead>;
     using WarpMemory = typename Tile::WarpMemory;
     constexpr uint32_t kRoutes = Tile::kRoutes, kEights = Tile::kEights, kOutputs = Tile::kOutputs;
-    constexpr uint32_t kPairs = Tile::kPairs, kAhead = Tile::kAhead, kTurns = Tile::kTurns;
+    constexpr uint32_t kPairs = Tile::kPairs, kTurns = Tile::kTurns, kStepBlocks = Tile::kStepBlocks;
     SHARED_DYNAMIC(memory);
     WarpMemory* warps = reinterpret_cast<WarpMemory*>(memory);
-    uint8_t* scales = memory + kExpertWarps * sizeof(WarpMemory);
+    uint8_t* scales = memory + kWarps * sizeof(WarpMemory);
     const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, group = lane / 4, place = lane % 4;
     const uint32_t num_blocks = p.inputs / 32;
-    // The tiles were listed just before the up product: this one may ask for its weights while that one works.
+    // Before the up product it was decided who goes where: the down product may ask for its weights while that one works.
     if (kIsUp) {
         pdl_wait();
         pdl_launch();
     }
-    const RouteTile tile = route_tile_at(p.tiles, blockIdx.y, p.num_experts, p.num_routes, kRoutes);
+    const Work work = find_work<kIsOne, kRoutes>(p);
+    const RouteTile& tile = work.tile;
     if (tile.num == 0) {
         if (!kIsUp) pdl_wait();
         return;
@@ -99,14 +109,14 @@ static __device__ __forceinline__ void experts_few(const ExpertsFewParams& p) {
         next_block += kStepBlocks;
     };
 #pragma unroll 1
-    for (uint32_t i = threadIdx.x; i < num_blocks * (kOutputs / 16); i += kExpertWarps * 32) {
+    for (uint32_t i = threadIdx.x; i < num_blocks * (kOutputs / 16); i += kWarps * 32) {
         cp_async_16(scales + i * 16, p.scales + first_row * num_blocks + i * 16, i < num_blocks * 2 || is_full);
     }
 #pragma unroll
     for (uint32_t step = 0; step < kAhead - 1; step++) load(step);
     // Places of the tile without a route repeat the last one; their sums go nowhere.
     const auto route_of = [&](uint32_t at) {
-        return route_at(p.grouped, tile.first + min(at, tile.num - 1), p.num_routes);
+        return kIsOne ? tile.first : route_at(p.grouped, tile.first + min(at, tile.num - 1), p.num_routes);
     };
     uint32_t routes[kRouteEights];
 #pragma unroll
@@ -124,7 +134,7 @@ static __device__ __forceinline__ void experts_few(const ExpertsFewParams& p) {
     const bf16* x[kRouteEights];
 #pragma unroll
     for (uint32_t n = 0; n < kTurns; n++) {
-        if (!kIsUp) weights[n] = p.weights[to[n]];
+        if (!kIsUp) weights[n] = kIsOne ? work.weight : p.weights[to[n]];
     }
 #pragma unroll
     for (uint32_t r = 0; r < kRouteEights; r++) {
@@ -180,7 +190,11 @@ static __device__ __forceinline__ void experts_few(const ExpertsFewParams& p) {
         block = min(first + kStepBlocks + place, num_blocks - 1);
         load_x(block);
     }
-    if (!kIsUp) pdl_launch();
+    if (!kIsUp) {
+        pdl_launch();
+        // Until the next kernels have begun to read, the memory would be idle.
+        if (threadIdx.x == 0) prefetch_share(p);
+    }
     // The sums take the place of the warp's steps, of which the last are zeros that may still be under way.
     cp_async_wait<0>();
     __syncwarp();
@@ -202,7 +216,7 @@ static __device__ __forceinline__ void experts_few(const ExpertsFewParams& p) {
         if (at_place >= tile.num || !has_pair) return;
         float2 sum = bias;
 #pragma unroll
-        for (uint32_t w = 0; w < kExpertWarps; w++) {
+        for (uint32_t w = 0; w < kWarps; w++) {
             const float2 part = *reinterpret_cast<const float2*>(&warps[w].parts[at_place][pair * 2]);
             sum.x += part.x, sum.y += part.y;
         }
@@ -215,7 +229,10 @@ static __device__ __forceinline__ void experts_few(const ExpertsFewParams& p) {
     }
 }
 
-KERNEL(experts_up_few_8, ExpertsFewParams, kExpertWarps * 32, 6) { experts_few<true, 1>(p); }
-KERNEL(experts_down_few_8, ExpertsFewParams, kExpertWarps * 32, 6) { experts_few<false, 1>(p); }
-KERNEL(experts_up_few_16, ExpertsFewParams, kExpertWarps * 32, 4) { experts_few<true, 2>(p); }
-KERNEL(experts_down_few_16, ExpertsFewParams, kExpertWarps * 32, 4) { experts_few<false, 2>(p); }
+// How many warps share a block's outputs, and how far they copy ahead, was measured; see `benches/results/h100-sxm/`.
+KERNEL(experts_up_one, ExpertsParams, 128, 6) { experts_few<true, true, 1, 4, 2>(p); }
+KERNEL(experts_down_one, ExpertsParams, 256, 3) { experts_few<false, true, 1, 8, 3>(p); }
+KERNEL(experts_up_few_8, ExpertsParams, 192, 4) { experts_few<true, false, 1, 6, 2>(p); }
+KERNEL(experts_down_few_8, ExpertsParams, 256, 3) { experts_few<false, false, 1, 8, 2>(p); }
+KERNEL(experts_up_few_16, ExpertsParams, 128, 4) { experts_few<true, false, 2, 4, 3>(p); }
+KERNEL(experts_down_few_16, ExpertsParams, 128, 4) { experts_few<false, false, 2, 4, 3>(p); }

@@ -18,22 +18,6 @@
 #include "common/routes.cuh"
 #include "common/wgmma.cuh"
 
-struct ExpertsManyParams {
-    const bf16* x;
-    const uint8_t* blocks;
-    const uint8_t* scales;
-    const bf16* bias;
-    const uint32_t* grouped;
-    const uint4* tiles;
-    const float* weights; // of the routes; null for up
-    void* out;
-    uint32_t num_experts, outputs, inputs;
-    uint32_t routes_per_x; // k for up, 1 for down
-    uint32_t num_routes;
-    float limit, alpha;
-    uint32_t unused;
-};
-
 constexpr uint32_t kTileRoutes = 96;
 constexpr uint32_t kManyThreads = 512;
 constexpr uint32_t kTileOutputs = kManyThreads / 128 * 64;
@@ -58,7 +42,7 @@ static_assert(kTileRoutes * kAnswerStride * 4 <= kFactorsAt, "answers fit the st
 
 // One tile with up to kN routes.
 template <bool kIsUp, int kN>
-static __device__ __forceinline__ void experts_many(const ExpertsManyParams& p, const RouteTile& tile, unsigned char* bytes) {
+static __device__ __forceinline__ void experts_many(const ExpertsParams& p, const RouteTile& tile, unsigned char* bytes) {
     constexpr uint32_t kXRows = kManyThreads / 16, kXEach = (kN + kXRows - 1) / kXRows;
     constexpr uint32_t kBlockRows = kManyThreads / 4, kBlocksEach = kTileOutputs / kBlockRows;
     const uint32_t thread = threadIdx.x, group = thread % 32 / 4, place = thread % 4;
@@ -222,7 +206,7 @@ static __device__ __forceinline__ void experts_many(const ExpertsManyParams& p, 
 }
 
 template <bool kIsUp>
-static __device__ __forceinline__ void experts_many(const ExpertsManyParams& p) {
+static __device__ __forceinline__ void experts_many(const ExpertsParams& p) {
     SHARED_DYNAMIC(bytes);
     pdl_wait();
     const RouteTile tile = route_tile_at(p.tiles, blockIdx.y, p.num_experts, p.num_routes, kTileRoutes);
@@ -242,5 +226,5 @@ static __device__ __forceinline__ void experts_many(const ExpertsManyParams& p) 
     }
 }
 
-KERNEL(experts_up_many, ExpertsManyParams, kManyThreads, 1) { experts_many<true>(p); }
-KERNEL(experts_down_many, ExpertsManyParams, kManyThreads, 1) { experts_many<false>(p); }
+KERNEL(experts_up_many, ExpertsParams, kManyThreads, 1) { experts_many<true>(p); }
+KERNEL(experts_down_many, ExpertsParams, kManyThreads, 1) { experts_many<false>(p); }

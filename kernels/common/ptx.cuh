@@ -120,6 +120,15 @@ __device__ __forceinline__ void st_v4(void* to, uint4 v) {
     *static_cast<uint4*>(to) = v;
 }
 
+// Asks for bytes to be brought to the level 2 cache, and goes on. `from` is 16-byte aligned, the number a multiple of 16.
+__device__ __forceinline__ void prefetch_l2(const void* from, uint32_t num_bytes) {
+#ifdef __CUDACC__
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(num_bytes) : "memory");
+#else
+    host::prefetch(from, num_bytes);
+#endif
+}
+
 // Adds to a float, of which the kernel reads nothing, without waiting for what is there.
 __device__ __forceinline__ void add_float(float* to, float x) {
 #ifdef __CUDACC__

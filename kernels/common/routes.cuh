@@ -1,7 +1,25 @@
-// Which rows go to which expert, as kernels of the experts find it.
+// What the kernels of the experts share: their arguments, which rows go to which expert, the activation.
 #pragma once
 
 #include "ptx.cuh"
+
+struct ExpertsParams {
+    const bf16* x;
+    const uint8_t* blocks;
+    const uint8_t* scales;
+    const bf16* bias;
+    const uint32_t* grouped;
+    const uint4* tiles;
+    const float* weights; // of the routes, for down
+    const float* logits;  // of one row, from which its routes are chosen; there are no lists of them then
+    const void* next;     // weights that are read after these
+    void* out;
+    uint32_t num_experts, outputs, inputs;
+    uint32_t routes_per_x; // k for up, 1 for down
+    uint32_t num_routes;
+    uint32_t next_bytes; // of these, how many the down product asks for as it ends: a multiple of 16
+    float limit, alpha;
+};
 
 // Some routes of one expert: places first..first + num of the grouped list. No routes mean that there is no such tile.
 struct RouteTile {

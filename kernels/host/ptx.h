@@ -9,6 +9,8 @@ namespace host {
 void mma_bf16(float* d, const unsigned* a, const unsigned* b, Site site);
 // `num` (1, 2 or 4) 8x8 matrices of 16-bit numbers from shared memory.
 void ldmatrix(unsigned* out, unsigned num, const void* row, bool is_transposed, Site site);
+// Bytes that a kernel asks for before it needs them: all of them must be there.
+void prefetch(const void* from, unsigned num_bytes);
 // Begins a copy of `num_bytes` bytes to shared memory, of which `num_read` come from global memory; the rest are zero.
 void async_copy(void* to, const void* from, unsigned num_bytes, unsigned num_read);
 void async_commit();

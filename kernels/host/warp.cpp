@@ -135,6 +135,12 @@ void ldmatrix(unsigned* out, unsigned num, const void* row, bool is_transposed, 
     load_matrices<4>(out, row, is_transposed, site);
 }
 
+void prefetch(const void* from, unsigned num_bytes) {
+    if (num_bytes % 16 != 0) fault(FaultKind::Misaligned, "prefetches %u bytes, no multiple of 16", num_bytes);
+    if (reinterpret_cast<uintptr_t>(from) % 16 != 0) check_aligned(from, 16, Access::Read);
+    check(from, num_bytes, Access::Read);
+}
+
 void async_copy(void* to, const void* from, unsigned num_bytes, unsigned num_read) {
     if (!is_shared(to)) fault(FaultKind::ForeignMemory, "copies to %p, which is no shared memory", to);
     check_aligned(to, num_bytes, Access::Write);

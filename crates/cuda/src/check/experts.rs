@@ -48,6 +48,33 @@ const SHAPES: &[Shape] = &[
         to: To::All,
     },
     Shape {
+        name: "one row to some",
+        rows: 1,
+        chosen: 4,
+        num_experts: 12,
+        hidden: 96,
+        intermediate: 160,
+        to: To::Even,
+    },
+    Shape {
+        name: "one row, more experts than a warp holds",
+        rows: 1,
+        chosen: 3,
+        num_experts: 200,
+        hidden: 32,
+        intermediate: 32,
+        to: To::Even,
+    },
+    Shape {
+        name: "one row, true widths",
+        rows: 1,
+        chosen: 2,
+        num_experts: 2,
+        hidden: 2880,
+        intermediate: 2880,
+        to: To::All,
+    },
+    Shape {
         name: "empty experts",
         rows: 6,
         chosen: 4,
@@ -258,6 +285,26 @@ impl Shape {
         }
     }
 
+    /// Logits by which a row alone is routed as here: one less for each route, and NaN for other experts.
+    fn logits(&self) -> Vec<f32> {
+        let mut logits = vec![f32::NAN; self.rows * self.num_experts];
+        for route in 0..self.chosen {
+            logits[self.expert(route)] = -(route as f32);
+        }
+        logits
+    }
+
+    /// Weights of the routes: random, but for a row alone the softmax of its logits.
+    fn weights(&self) -> Vec<f32> {
+        if self.rows > 1 {
+            return random_f32(2, self.rows * self.chosen, 1.0);
+        }
+        let exponentials: Vec<f64> =
+            (0..self.chosen).map(|route| (-(route as f64)).exp()).collect();
+        let sum: f64 = exponentials.iter().sum();
+        exponentials.into_iter().map(|value| (value / sum) as f32).collect()
+    }
+
     /// Inner values and answers of all routes, as the device makes them.
     fn answers(
         &self,
@@ -271,7 +318,7 @@ impl Shape {
         let num_routes = rows * chosen;
         let routes: Vec<u32> = (0..num_routes).map(|route| self.expert(route) as u32).collect();
         let (x, weights) = (device.alloc_from(x)?, device.alloc_from(weights)?);
-        let routes = device.alloc_from(&routes)?;
+        let (routes, logits) = (device.alloc_from(&routes)?, device.alloc_from(&self.logits())?);
         let grouped = device.alloc(num_routes * 4)?;
         let tiles = device.alloc(route_tiles_bytes(num_routes, num_experts))?;
         let inner = device.alloc(num_routes * intermediate * 2)?;
@@ -288,9 +335,11 @@ impl Shape {
             x: x.whole(),
             up: up.arguments(),
             down: down.arguments(),
+            logits: logits.whole(),
             grouped: grouped.whole(),
             tiles: tiles.whole(),
             weights: weights.whole(),
+            next: Some(up.buffers[0].whole()),
             inner: inner.whole(),
             out: out.whole(),
             rows,
@@ -335,9 +384,9 @@ impl Shape {
 const TOLERANCE: f64 = 3e-5;
 
 fn run(device: &Device, shape: &Shape) -> Result<Report> {
-    let Shape { rows, chosen, num_experts, hidden, intermediate, .. } = *shape;
+    let Shape { rows, num_experts, hidden, intermediate, .. } = *shape;
     let x = random_bf16(1, rows * hidden, 2.0);
-    let weights = random_f32(2, rows * chosen, 1.0);
+    let weights = shape.weights();
     let up = Weights::new(device, 3, num_experts, 2 * intermediate, hidden)?;
     let down = Weights::new(device, 5, num_experts, hidden, intermediate)?;
     let (inner, out) = shape.answers(device, &x, &weights, &up, &down)?;
@@ -355,7 +404,7 @@ fn bounds(device: &Device, rows: usize) -> Result<Report> {
     let name = "bounds";
     let shape = Shape { name, rows, chosen: 1, num_experts: 1, hidden, intermediate, to: To::One };
     let x = random_bf16(1, rows * hidden, 2.0);
-    let weights = vec![1.0; rows];
+    let weights = if rows == 1 { shape.weights() } else { vec![1.0; rows] };
     let up = Weights::new(device, 3, 1, 2 * intermediate, hidden)?;
     let scales = BOUNDS.into_iter().cycle().take(hidden).collect();
     let down = Weights::with(device, 5, scales, vec![bf16::ZERO; hidden])?;

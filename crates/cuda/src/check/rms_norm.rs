@@ -6,7 +6,7 @@ use super::{BF16_ROUNDING, Case, Report, max_relative_error, random_bf16, random
 use crate::ops::{RmsNorm, rms_norm};
 use crate::{Device, Result};
 
-const EPS: f32 = 1e-5;
+pub(super) const EPS: f32 = 1e-5;
 
 /// Rows and width: a single vector, a part of the block's threads, all of them, the true width, the greatest.
 const SHAPES: &[(usize, usize)] = &[(1, 8), (3, 200), (2, 2048), (1, 2880), (5, 2880), (2, 8192)];
@@ -59,7 +59,8 @@ fn run(device: &Device, rows: usize, width: usize, num_parts: usize) -> Result<R
     Ok(Report { max_error, tolerance: BF16_ROUNDING * 1.01 })
 }
 
-fn reference(row: &[f64], gain: &[bf16]) -> Vec<f64> {
+/// A row normalized, with [`EPS`].
+pub(super) fn reference(row: &[f64], gain: &[bf16]) -> Vec<f64> {
     let mean = row.iter().map(|value| value * value).sum::<f64>() / row.len() as f64;
     let scale = 1.0 / (mean + f64::from(EPS)).sqrt();
     row.iter().zip(gain).map(|(value, gain)| value * scale * gain.to_f64()).collect()

@@ -1,15 +1,19 @@
 //! `router`, `group_routes` and what does both with the product before them, against a sort.
 
-use super::{Case, Report, max_relative_error, random_bf16, random_f32, rms};
+use half::bf16;
+
+use super::rms_norm::{EPS, reference};
+use super::{BF16_ROUNDING, Case, Report, max_relative_error, random_bf16, random_f32, rms};
 use crate::ops::{
     GroupRoutes, PADDING, Route, Router, group_routes, linear_scratch_bytes, route, route_tile_len,
     route_tiles_bytes, router,
 };
 use crate::{Device, Result};
 
-/// Rows, experts and how many are chosen: all of them, fewer than a warp, the two published models.
+/// Rows, experts and how many are chosen: all of them, fewer than a warp, the two published models, more than a warp
+/// holds.
 const CHOICES: &[(usize, usize, usize)] =
-    &[(1, 1, 1), (3, 8, 8), (5, 6, 2), (9, 32, 4), (6, 128, 4)];
+    &[(1, 1, 1), (3, 8, 8), (5, 6, 2), (9, 32, 4), (6, 128, 4), (4, 200, 5)];
 
 /// Routes and experts: one route, a part of a block's threads, several turns of them; all routes to one expert, and to
 /// the last. Each length of tiles, full ones and others.
@@ -23,11 +27,12 @@ const LISTS: &[(usize, usize, bool)] = &[
     (20, 5, true),
 ];
 
-/// Rows, width, experts and how many are chosen: one of each, the true widths, all rows that one launch takes, more, and
+/// Rows, width, experts and how many are chosen: one of each, the true widths, the greatest, all rows that one launch takes, more, and
 /// more routes than one tile for an expert, of each length.
 const ROUTES: &[(usize, usize, usize, usize)] = &[
     (1, 32, 1, 1),
     (1, 2880, 128, 4),
+    (1, 8192, 2, 2),
     (3, 2880, 32, 4),
     (16, 64, 128, 8),
     (13, 96, 3, 2),
@@ -149,8 +154,22 @@ fn lists(experts: &[u32], num_experts: usize) -> (Vec<u32>, Vec<[u32; 4]>) {
     (listed, tiles)
 }
 
-/// The choice and the lists are exact for the logits that the device has found. The last of three or more rows is padding;
-/// the weights of two experts are the same, so that there are ties.
+/// The greatest error of logits, judged by the rows `x` that the device has normalized.
+fn logits_error(logits: &[f32], x: &[bf16], weight: &[bf16], bias: &[bf16]) -> Result<f64> {
+    let width = weight.len() / bias.len();
+    let product = |x: &[bf16], weight: &[bf16]| {
+        x.iter().zip(weight).map(|(a, b)| a.to_f64() * b.to_f64()).sum::<f64>()
+    };
+    let of_row = |x| {
+        let weights = weight.chunks(width).zip(bias);
+        weights.map(move |(weight, bias)| product(x, weight) + bias.to_f64())
+    };
+    let expected: Vec<f64> = x.chunks(width).flat_map(of_row).collect();
+    max_relative_error(logits, &expected, rms(&expected))
+}
+
+/// The choice and the lists, which one row does without, are exact for the logits that the device has found. The last of
+/// three or more rows is padding; the weights of two experts are the same, so that there are ties.
 fn run_route(
     device: &Device,
     rows: usize,
@@ -158,7 +177,8 @@ fn run_route(
     num_experts: usize,
     chosen: usize,
 ) -> Result<Report> {
-    let x = random_bf16(1, rows * width, 2.0);
+    let residual = random_f32(1, rows * width, 8.0);
+    let gain = random_bf16(4, width, 1.5);
     let (mut weight, mut bias) =
         (random_bf16(2, num_experts * width, 1.0), random_bf16(3, num_experts, 1.0));
     if num_experts > 2 {
@@ -170,7 +190,8 @@ fn run_route(
         positions[rows - 1] = PADDING;
     }
     let num_routes = rows * chosen;
-    let (x_buffer, weight_buffer) = (device.alloc_from(&x)?, device.alloc_from(&weight)?);
+    let (residual_buffer, gain_buffer) = (device.alloc_from(&residual)?, device.alloc_from(&gain)?);
+    let (normed, weight_buffer) = (device.alloc(rows * width * 2)?, device.alloc_from(&weight)?);
     let (bias_buffer, positions) = (device.alloc_from(&bias)?, device.alloc_from(&positions)?);
     let (experts, weights) = (device.alloc(num_routes * 4)?, device.alloc(num_routes * 4)?);
     let (logits, grouped) = (device.alloc(rows * num_experts * 4)?, device.alloc(num_routes * 4)?);
@@ -178,7 +199,10 @@ fn run_route(
     let scratch = device.alloc(linear_scratch_bytes(rows))?;
     device.zero(scratch.whole())?;
     let args = Route {
-        x: x_buffer.whole(),
+        residual: residual_buffer.whole(),
+        gain: gain_buffer.whole(),
+        eps: EPS,
+        normed: normed.whole(),
         weight: weight_buffer.whole(),
         bias: bias_buffer.whole(),
         positions: positions.whole(),
@@ -198,14 +222,16 @@ fn run_route(
     device.zero(grouped.whole())?;
     route(device, &args)?;
     let logits = device.read::<f32>(logits.whole())?;
-    let product = |index: usize| {
-        let (row, expert) = (index / num_experts, index % num_experts);
-        let (x, weight) = (&x[row * width..][..width], &weight[expert * width..][..width]);
-        let products = x.iter().zip(weight).map(|(a, b)| a.to_f64() * b.to_f64());
-        products.sum::<f64>() + bias[expert].to_f64()
-    };
-    let expected: Vec<f64> = (0..rows * num_experts).map(product).collect();
-    let error = max_relative_error(&logits, &expected, rms(&expected))?;
+    let x = device.read::<bf16>(normed.whole())?;
+    let residual: Vec<f64> = residual.into_iter().map(f64::from).collect();
+    let normal: Vec<f64> = residual.chunks(width).flat_map(|row| reference(row, &gain)).collect();
+    if max_relative_error(&x, &normal, 1e-3)? > BF16_ROUNDING * 1.01 {
+        return Ok(Report { max_error: f64::INFINITY, tolerance: 0.0 });
+    }
+    let error = logits_error(&logits, &x, &weight, &bias)?;
+    if rows == 1 {
+        return Ok(Report { max_error: error, tolerance: 1e-5 });
+    }
     let (mut order, shares) = choices(&logits, num_experts, chosen);
     let num_real = if rows > 2 { (rows - 1) * chosen } else { num_routes };
     order[num_real..].fill(PADDING);

@@ -116,68 +116,116 @@ pub(super) fn dense(rows: usize, inputs: usize, outputs: usize) -> DenseKernel {
 /// Rows up to which one kernel makes the router's product, chooses the experts and lists the routes.
 pub(super) const ROUTED_TOGETHER: usize = 16;
 
-/// A pair of kernels of the experts.
+/// Whether rows are so few that there are no lists of routes: the experts' kernels choose for themselves, which is quicker
+/// than to wait for a list.
+pub(super) fn are_unlisted(rows: usize) -> bool {
+    rows == 1
+}
+
+/// Bytes that the experts' down product asks for ahead of the next kernels: for more rows it ends less abruptly, and the
+/// level 2 cache is needed for its own weights.
+pub(super) fn next_bytes(rows: usize) -> usize {
+    if rows <= 2 { 9 << 20 } else { 0 }
+}
+
+/// One of the two kernels of the experts.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct ExpertKernels {
-    pub(super) up: &'static str,
-    pub(super) down: &'static str,
-    /// Routes an expert, on average, up to which it serves.
-    max_routes: usize,
-    /// Routes and outputs that a block makes.
-    pub(super) tile: [usize; 2],
+pub(super) struct ExpertKernel {
+    pub(super) name: &'static str,
+    /// Outputs that a block makes.
+    pub(super) outputs: usize,
     pub(super) threads: u32,
     /// Shared memory, and how much of it more for each input.
     pub(super) shared_bytes: u32,
     pub(super) shared_bytes_per_input: u32,
 }
 
+/// A pair of kernels of the experts.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ExpertKernels {
+    pub(super) up: ExpertKernel,
+    pub(super) down: ExpertKernel,
+    /// Routes an expert, on average, up to which it serves.
+    max_routes: usize,
+    /// Routes of a block.
+    pub(super) tile_len: usize,
+}
+
 impl ExpertKernels {
     /// Tiles of routes at most: each expert in use begins one of its own.
     pub(super) fn num_tiles(&self, num_routes: usize, num_experts: usize) -> usize {
-        num_routes.min(num_experts + num_routes / self.tile[0])
+        num_routes.min(num_experts + num_routes / self.tile_len)
     }
 }
 
-/// Four steps of 512 inputs of the weights; and the scales.
+/// A kernel whose warps have so many steps of 128 inputs of all outputs under way; and the scales.
+const fn few(name: &'static str, outputs: usize, warps: u32, ahead: u32) -> ExpertKernel {
+    let step_bytes = outputs as u32 * 64;
+    ExpertKernel {
+        name,
+        outputs,
+        threads: warps * 32,
+        shared_bytes: warps * ahead * step_bytes,
+        shared_bytes_per_input: outputs as u32 / 32,
+    }
+}
+
+/// A kernel with four steps of 128 inputs: those of the routes in bf16, and four blocks of each output; two steps of
+/// factors; and the scales.
+const fn many_routes(name: &'static str) -> ExpertKernel {
+    ExpertKernel {
+        name,
+        outputs: 256,
+        threads: 512,
+        shared_bytes: 4 * (96 * 256 + 256 * 64) + 2 * 256 * 16,
+        shared_bytes_per_input: 256 / 32,
+    }
+}
+
+/// The kernels of one row: they need no lists, but its logits.
+const EXPERTS_ONE: ExpertKernels = ExpertKernels {
+    up: few("experts_up_one", 32, 4, 2),
+    down: few("experts_down_one", 32, 8, 3),
+    max_routes: 1,
+    tile_len: 1,
+};
 const EXPERTS_FEW_8: ExpertKernels = ExpertKernels {
-    up: "experts_up_few_8",
-    down: "experts_down_few_8",
+    up: few("experts_up_few_8", 32, 6, 2),
+    down: few("experts_down_few_8", 32, 8, 2),
     max_routes: 4,
-    tile: [8, 32],
-    threads: 128,
-    shared_bytes: 4 * 32 * 256,
-    shared_bytes_per_input: 1,
+    tile_len: 8,
 };
-/// Three such steps.
 const EXPERTS_FEW_16: ExpertKernels = ExpertKernels {
-    up: "experts_up_few_16",
-    down: "experts_down_few_16",
+    up: few("experts_up_few_16", 64, 4, 3),
+    down: few("experts_down_few_16", 64, 4, 3),
     max_routes: 16,
-    tile: [16, 64],
-    threads: 128,
-    shared_bytes: 3 * 64 * 256,
-    shared_bytes_per_input: 2,
+    tile_len: 16,
 };
-/// Four steps of 128 inputs: those of the routes in bf16, and four blocks of each output; two steps of factors; and
-/// the scales.
 const EXPERTS_MANY: ExpertKernels = ExpertKernels {
-    up: "experts_up_many",
-    down: "experts_down_many",
+    up: many_routes("experts_up_many"),
+    down: many_routes("experts_down_many"),
     max_routes: usize::MAX,
-    tile: [96, 256],
-    threads: 512,
-    shared_bytes: 4 * (96 * 256 + 256 * 64) + 2 * 256 * 16,
-    shared_bytes_per_input: 256 / 32,
+    tile_len: 96,
 };
 
-/// All pairs of kernels of the experts: the first that serves the routes is taken. On average an expert's routes fill half
-/// a tile at most of the smallest, so that few experts need a second one and their weights once more.
-pub(super) const EXPERTS: [ExpertKernels; 3] = [EXPERTS_FEW_8, EXPERTS_FEW_16, EXPERTS_MANY];
+/// All pairs of kernels of the experts that take lists: the first that serves the routes is taken. On average an expert's
+/// routes fill half a tile at most of the smallest, so that few experts need a second one and their weights once more.
+const LISTED: [ExpertKernels; 3] = [EXPERTS_FEW_8, EXPERTS_FEW_16, EXPERTS_MANY];
 
-/// The kernels of the experts for that many routes, spread over that many experts.
-pub(super) fn experts(num_routes: usize, num_experts: usize) -> ExpertKernels {
+/// The kernels of the experts that take lists of that many routes, spread over that many experts.
+pub(super) fn listed_experts(num_routes: usize, num_experts: usize) -> ExpertKernels {
     let average = num_routes.div_ceil(num_experts.max(1));
-    EXPERTS.into_iter().find(|kernels| average <= kernels.max_routes).unwrap_or(EXPERTS_MANY)
+    LISTED.into_iter().find(|kernels| average <= kernels.max_routes).unwrap_or(EXPERTS_MANY)
+}
+
+/// The kernels of the experts for rows of that many routes each.
+pub(super) fn experts(rows: usize, chosen: usize, num_experts: usize) -> ExpertKernels {
+    if are_unlisted(rows) { EXPERTS_ONE } else { listed_experts(rows * chosen, num_experts) }
+}
+
+/// All pairs of kernels that can serve that many rows.
+pub(super) fn all_experts(rows: usize) -> impl Iterator<Item = ExpertKernels> {
+    are_unlisted(rows).then_some(EXPERTS_ONE).into_iter().chain(LISTED)
 }
 
 #[cfg(test)]

@@ -2,7 +2,8 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Arguments, BF16, ROUTE_TILE, choice};
+use super::router::MAX_CHOSEN;
+use super::{Arguments, BF16, ROUTE_TILE, VECTOR_BYTES, choice};
 use crate::{BufferSlice, Device, DevicePtr, Grid, Result};
 
 /// One product of every expert of a layer, in MXFP4.
@@ -25,12 +26,18 @@ pub struct Experts<'a> {
     pub up: ExpertWeights<'a>,
     /// `[hidden, intermediate]` each.
     pub down: ExpertWeights<'a>,
+    /// `[rows, num_experts]` float32, as [`super::route`] makes them. One row's routes are chosen from them, those of more
+    /// rows are in the next three.
+    pub logits: BufferSlice<'a>,
     /// `[rows * chosen]` u32, as [`super::route`] makes them.
     pub grouped: BufferSlice<'a>,
     /// The tiles that it makes with them, [`super::route_tiles_bytes`] bytes.
     pub tiles: BufferSlice<'a>,
     /// `[rows * chosen]` float32: what each answer is multiplied by.
     pub weights: BufferSlice<'a>,
+    /// Weights that the kernel after the next one reads, if it is known: where few rows leave the memory idle in between, the
+    /// first of them are brought to the level 2 cache.
+    pub next: Option<BufferSlice<'a>>,
     /// `[rows * chosen, intermediate]` bf16: scratch memory.
     pub inner: BufferSlice<'a>,
     /// `[rows * chosen, hidden]` float32: the answer of each route.
@@ -61,26 +68,35 @@ struct Params {
     grouped: DevicePtr,
     tiles: DevicePtr,
     weights: DevicePtr,
+    logits: DevicePtr,
+    next: DevicePtr,
     out: DevicePtr,
     num_experts: u32,
     outputs: u32,
     inputs: u32,
     routes_per_x: u32,
     num_routes: u32,
+    next_bytes: u32,
     limit: f32,
     alpha: f32,
-    unused: u32,
 }
 
 /// `out[t] = weights[t] * down(swiglu(up(x[t / chosen])))` for every route t, by its expert.
 ///
-/// `grouped` and `tiles` are what [`super::route`] made of `rows * chosen` routes; other lists give other
+/// `logits`, `grouped` and `tiles` are what [`super::route`] made of `rows * chosen` routes; others give other
 /// numbers, but nothing outside of the buffers is touched.
 pub fn experts(device: &Device, args: &Experts<'_>) -> Result<()> {
-    experts_by(device, args, choice::experts(args.rows * args.chosen, args.num_experts))
+    experts_by(device, args, choice::experts(args.rows, args.chosen, args.num_experts))
 }
 
-/// The same by kernels of the caller's choice; all of them serve any number of routes.
+/// What the down product asks for ahead of the next kernels, and how many bytes of it.
+fn next(check: &Arguments<'_>, args: &Experts<'_>) -> Result<(DevicePtr, u32)> {
+    let Some(next) = args.next else { return Ok((DevicePtr::NULL, 0)) };
+    let wanted = next.len().min(choice::next_bytes(args.rows)) / VECTOR_BYTES * VECTOR_BYTES;
+    Ok((check.tensor("next", next, &[next.len()], 1)?, u32::try_from(wanted).unwrap_or(0)))
+}
+
+/// The same by kernels of the caller's choice that can serve as many rows.
 pub(super) fn experts_by(
     device: &Device,
     args: &Experts<'_>,
@@ -93,8 +109,14 @@ pub(super) fn experts_by(
             return check.refuse(field, format!("is {width}, not a multiple of 32"));
         }
     }
+    if chosen > MAX_CHOSEN.min(num_experts) {
+        let problem = format!("is {chosen}, over {MAX_CHOSEN} or the {num_experts} experts");
+        return check.refuse("chosen", problem);
+    }
     let num_routes = rows * chosen;
     let word = size_of::<u32>();
+    let logits = check.tensor("logits", args.logits, &[rows, num_experts], word)?;
+    let (next, next_bytes) = next(&check, args)?;
     let grouped = check.tensor("grouped", args.grouped, &[num_routes], word)?;
     let num_tiles = kernels.num_tiles(num_routes, num_experts);
     let tiles = check.tensor("tiles", args.tiles, &[num_tiles], ROUTE_TILE)?;
@@ -110,15 +132,17 @@ pub(super) fn experts_by(
             grouped,
             tiles,
             weights,
+            logits,
+            next,
             out,
             num_experts: check.count("num_experts", num_experts)?,
             outputs: check.count("outputs", outputs)?,
             inputs: check.count("inputs", inputs)?,
             routes_per_x: 1,
             num_routes: check.count("rows", num_routes)?,
+            next_bytes,
             limit: args.limit,
             alpha: args.alpha,
-            unused: 0,
         })
     };
     let x = check.tensor("x", args.x, &[rows, hidden], BF16)?;
@@ -129,14 +153,14 @@ pub(super) fn experts_by(
     for (op, kernel, params) in
         [("experts up", kernels.up, up), ("experts down", kernels.down, down)]
     {
-        let tiles = (params.outputs as usize).div_ceil(kernels.tile[1]);
+        let tiles = (params.outputs as usize).div_ceil(kernel.outputs);
         let grid = Grid {
             grid: [check.count("outputs", tiles)?, check.count("rows", num_tiles)?, 1],
-            block: [kernels.threads, 1, 1],
-            shared_bytes: kernels.shared_bytes + kernels.shared_bytes_per_input * params.inputs,
+            block: [kernel.threads, 1, 1],
+            shared_bytes: kernel.shared_bytes + kernel.shared_bytes_per_input * params.inputs,
         };
         // SAFETY: every tensor has the length that the counts say, and the kernel checks what the lists hold.
-        unsafe { device.launch(kernel, &grid, &params) }?;
+        unsafe { device.launch(kernel.name, &grid, &params) }?;
         device.mark(op)?;
     }
     Ok(())

@@ -4,8 +4,8 @@ use bytemuck::{Pod, Zeroable};
 
 use super::router::{MAX_CHOSEN, MAX_EXPERTS};
 use super::{
-    Arguments, BF16, GroupRoutes, Linear, Output, ROUTE_TILE, Router, choice, group_routes, linear,
-    router,
+    Arguments, BF16, GroupRoutes, Linear, Output, ROUTE_TILE, RmsNorm, Router, choice,
+    group_routes, linear, rms_norm, router,
 };
 use crate::{BufferSlice, Device, DevicePtr, Grid, Result};
 
@@ -15,17 +15,23 @@ const MAX_WIDTH: usize = 8192;
 /// Arguments of [`route`].
 #[derive(Clone, Copy, Debug)]
 pub struct Route<'a> {
-    /// `[rows, width]` bf16.
-    pub x: BufferSlice<'a>,
+    /// The residual stream, `[rows, width]` float32.
+    pub residual: BufferSlice<'a>,
+    /// Gain of the norm, `[width]` bf16.
+    pub gain: BufferSlice<'a>,
+    /// Added to the mean of squares.
+    pub eps: f32,
+    /// The normalized rows, `[rows, width]` bf16.
+    pub normed: BufferSlice<'a>,
     /// The router's weight, `[num_experts, width]` bf16.
     pub weight: BufferSlice<'a>,
     /// Its bias, `[num_experts]` bf16.
     pub bias: BufferSlice<'a>,
-    /// `[rows]` u32; a row at [`PADDING`](super::PADDING) goes to no expert.
+    /// `[rows]` u32; a row at [`PADDING`](super::PADDING) goes to no expert, but for a single one.
     pub positions: BufferSlice<'a>,
     /// `[rows, num_experts]` float32.
     pub logits: BufferSlice<'a>,
-    /// `[rows, chosen]` u32, the best first.
+    /// `[rows, chosen]` u32, the best first. These and what follows are not written for one row.
     pub experts: BufferSlice<'a>,
     /// `[rows, chosen]` float32, a softmax over the chosen; those of a row that pads mean nothing.
     pub weights: BufferSlice<'a>,
@@ -38,7 +44,7 @@ pub struct Route<'a> {
     pub scratch: BufferSlice<'a>,
     /// Number of rows.
     pub rows: usize,
-    /// Elements of a row of `x`: a multiple of 32, at most 8192.
+    /// Elements of a row: a multiple of 32, at most 8192.
     pub width: usize,
     /// Experts there are.
     pub num_experts: usize,
@@ -67,15 +73,82 @@ struct Params {
     num_tiles: u32,
 }
 
-/// Scores the experts for each row, chooses the best and lists the routes to them as [`super::experts`] takes them: one
-/// launch for few rows, three for many.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct OneParams {
+    residual: DevicePtr,
+    gain: DevicePtr,
+    normed: DevicePtr,
+    weight: DevicePtr,
+    bias: DevicePtr,
+    logits: DevicePtr,
+    num_experts: u32,
+    width: u32,
+    eps: f32,
+    unused: u32,
+}
+
+/// Normalizes the rows, scores the experts for each, chooses the best and lists the routes to them as [`super::experts`]
+/// takes them. One launch for one row, without choice and lists; two for few rows, four for many.
 pub fn route(device: &Device, args: &Route<'_>) -> Result<()> {
-    if args.rows <= choice::ROUTED_TOGETHER {
-        return route_few(device, args);
+    if choice::are_unlisted(args.rows) {
+        route_one(device, args)?;
+        return device.mark("router");
     }
+    let norm = RmsNorm {
+        x: None,
+        num_parts: 1,
+        residual: args.residual,
+        gain: args.gain,
+        out: args.normed,
+        rows: args.rows,
+        width: args.width,
+        eps: args.eps,
+    };
+    rms_norm(device, &norm)?;
+    device.mark("norm")?;
+    if args.rows <= choice::ROUTED_TOGETHER {
+        route_few(device, args)?;
+    } else {
+        route_many(device, args)?;
+    }
+    device.mark("router")
+}
+
+fn route_one(device: &Device, args: &Route<'_>) -> Result<()> {
+    let check = Arguments { device, op: "route" };
+    let Route { width, num_experts, .. } = *args;
+    check_width(&check, width)?;
+    let params = OneParams {
+        residual: check.tensor("residual", args.residual, &[width], size_of::<f32>())?,
+        gain: check.tensor("gain", args.gain, &[width], BF16)?,
+        normed: check.tensor("normed", args.normed, &[width], BF16)?,
+        weight: check.tensor("weight", args.weight, &[num_experts, width], BF16)?,
+        bias: check.tensor("bias", args.bias, &[num_experts], BF16)?,
+        logits: check.tensor("logits", args.logits, &[num_experts], size_of::<f32>())?,
+        num_experts: check.count("num_experts", num_experts)?,
+        width: check.count("width", width)?,
+        eps: args.eps,
+        unused: 0,
+    };
+    let grid = Grid { grid: [params.num_experts, 1, 1], block: [128, 1, 1], shared_bytes: 0 };
+    // SAFETY: every tensor has the length that the counts say.
+    unsafe { device.launch("router_one", &grid, &params) }
+}
+
+/// Whether a kernel for few rows can hold a row.
+fn check_width(check: &Arguments<'_>, width: usize) -> Result<()> {
+    if !width.is_multiple_of(32) || width > MAX_WIDTH {
+        let problem = format!("is {width}, not a multiple of 32 up to {MAX_WIDTH}");
+        return check.refuse("width", problem);
+    }
+    Ok(())
+}
+
+fn route_many(device: &Device, args: &Route<'_>) -> Result<()> {
     let Route { positions, logits, experts, weights, rows, num_experts, chosen, .. } = *args;
     let product = Linear {
-        x: args.x,
+        x: args.normed,
         weight: args.weight,
         bias: Some(args.bias),
         out: Output::F32(logits),
@@ -93,10 +166,7 @@ pub fn route(device: &Device, args: &Route<'_>) -> Result<()> {
 fn route_few(device: &Device, args: &Route<'_>) -> Result<()> {
     let check = Arguments { device, op: "route" };
     let Route { rows, width, num_experts, chosen, .. } = *args;
-    if !width.is_multiple_of(32) || width > MAX_WIDTH {
-        let problem = format!("is {width}, not a multiple of 32 up to {MAX_WIDTH}");
-        return check.refuse("width", problem);
-    }
+    check_width(&check, width)?;
     if num_experts > MAX_EXPERTS {
         return check.refuse("num_experts", format!("is {num_experts}, over {MAX_EXPERTS}"));
     }
@@ -105,10 +175,10 @@ fn route_few(device: &Device, args: &Route<'_>) -> Result<()> {
         return check.refuse("chosen", problem);
     }
     let (word, num_routes) = (size_of::<u32>(), rows * chosen);
-    let kernels = choice::experts(num_routes, num_experts);
+    let kernels = choice::listed_experts(num_routes, num_experts);
     let num_tiles = kernels.num_tiles(num_routes, num_experts);
     let params = Params {
-        x: check.tensor("x", args.x, &[rows, width], BF16)?,
+        x: check.tensor("normed", args.normed, &[rows, width], BF16)?,
         weight: check.tensor("weight", args.weight, &[num_experts, width], BF16)?,
         bias: check.tensor("bias", args.bias, &[num_experts], BF16)?,
         positions: check.tensor("positions", args.positions, &[rows], word)?,
@@ -122,7 +192,7 @@ fn route_few(device: &Device, args: &Route<'_>) -> Result<()> {
         num_experts: check.count("num_experts", num_experts)?,
         width: check.count("width", width)?,
         chosen: check.count("chosen", chosen)?,
-        tile_len: check.count("tile_len", kernels.tile[0])?,
+        tile_len: check.count("tile_len", kernels.tile_len)?,
         num_tiles: check.count("tiles", num_tiles)?,
     };
     let grid = Grid { grid: [params.num_experts, 1, 1], block: [128, 1, 1], shared_bytes: 0 };

@@ -100,17 +100,17 @@ struct GroupParams {
 
 /// Bytes of the list of tiles that [`super::route`] makes.
 pub fn route_tiles_bytes(num_routes: usize, num_experts: usize) -> usize {
-    choice::experts(num_routes, num_experts).num_tiles(num_routes, num_experts) * ROUTE_TILE
+    choice::listed_experts(num_routes, num_experts).num_tiles(num_routes, num_experts) * ROUTE_TILE
 }
 
 /// Routes of a tile at most.
 pub(crate) fn route_tile_len(num_routes: usize, num_experts: usize) -> usize {
-    choice::experts(num_routes, num_experts).tile[0]
+    choice::listed_experts(num_routes, num_experts).tile_len
 }
 
 /// Lists the routes by expert. A route to an expert that does not exist is in no list.
 pub(crate) fn group_routes(device: &Device, args: &GroupRoutes<'_>) -> Result<()> {
-    group_routes_for(device, args, choice::experts(args.num_routes, args.num_experts))
+    group_routes_for(device, args, choice::listed_experts(args.num_routes, args.num_experts))
 }
 
 /// The same with tiles for kernels of the caller's choice.
@@ -132,7 +132,7 @@ pub(super) fn group_routes_for(
         tiles: check.tensor("tiles", args.tiles, &[num_tiles], ROUTE_TILE)?,
         num_routes: check.count("num_routes", num_routes)?,
         num_experts: check.count("num_experts", num_experts)?,
-        tile_len: check.count("tile_len", kernels.tile[0])?,
+        tile_len: check.count("tile_len", kernels.tile_len)?,
         num_tiles: check.count("tiles", num_tiles)?,
     };
     let grid = Grid { grid: [params.num_experts, 1, 1], block: [256, 1, 1], shared_bytes: 0 };

@@ -83,13 +83,14 @@ pub fn dense(device: &Device, rows: usize, inputs: usize, outputs: usize) -> Res
 pub fn experts(device: &Device, rows: usize, sizes: ExpertSizes) -> Result<Vec<Variant>> {
     let layer = ExpertLayer::new(device, rows, sizes)?;
     let num_routes = rows * sizes.chosen;
-    let chosen = choice::experts(num_routes, sizes.num_experts).up;
-    let variants = choice::EXPERTS.into_iter().map(|kernels| {
+    let chosen = choice::experts(rows, sizes.chosen, sizes.num_experts).up.name;
+    let variants = choice::all_experts(rows).map(|kernels| {
         let num_tiles = kernels.num_tiles(num_routes, sizes.num_experts);
         let tiles = device.alloc(num_tiles * ROUTE_TILE)?;
         layer.group(device, kernels, &tiles)?;
         let microseconds = time(device, |_| layer.run(device, kernels, &tiles))?;
-        Ok(Variant { kernel: kernels.up, is_chosen: kernels.up == chosen, microseconds })
+        let kernel = kernels.up.name;
+        Ok(Variant { kernel, is_chosen: kernel == chosen, microseconds })
     });
     variants.collect()
 }
@@ -101,6 +102,7 @@ struct ExpertLayer {
     x: Buffer,
     up: [Buffer; 3],
     down: [Buffer; 3],
+    logits: Buffer,
     routes: Buffer,
     grouped: Buffer,
     weights: Buffer,
@@ -131,6 +133,7 @@ impl ExpertLayer {
             x: random(device, rows * hidden * BF16, bf16)?,
             up: product(2 * intermediate, hidden)?,
             down: product(hidden, intermediate)?,
+            logits,
             routes: device.alloc(num_routes * word)?,
             grouped: device.alloc(num_routes * word)?,
             weights: device.alloc(num_routes * word)?,
@@ -138,7 +141,7 @@ impl ExpertLayer {
             out: device.alloc(num_routes * hidden * word)?,
         };
         let args = Router {
-            logits: logits.whole(),
+            logits: layer.logits.whole(),
             positions: positions.whole(),
             experts: layer.routes.whole(),
             weights: layer.weights.whole(),
@@ -171,9 +174,11 @@ impl ExpertLayer {
             x: self.x.whole(),
             up: product(&self.up),
             down: product(&self.down),
+            logits: self.logits.whole(),
             grouped: self.grouped.whole(),
             tiles: tiles.whole(),
             weights: self.weights.whole(),
+            next: None,
             inner: self.inner.whole(),
             out: self.out.whole(),
             rows: self.rows,

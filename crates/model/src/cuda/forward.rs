@@ -239,8 +239,8 @@ impl Model {
             let added = (index > 0).then_some((answers, chosen));
             self.norm(rows, added, &layer.attention_norm)?;
             self.attention(step, index, layer)?;
-            self.norm(rows, None, &layer.mlp_norm)?;
-            self.mlp(step, layer)?;
+            let next = self.weights.layers.get(index + 1).map(|layer| &layer.qkv.weight);
+            self.mlp(step, layer, next.unwrap_or(&self.weights.lm_head))?;
         }
         self.norm(rows, Some((answers, chosen)), &self.weights.norm)
     }
@@ -394,24 +394,28 @@ impl Model {
         })
     }
 
-    /// From normed rows to the answers of their experts.
-    fn mlp(&self, step: &Step, layer: &DeviceLayer) -> Result<()> {
+    /// From the residual to the answers of the rows' experts. `next` are the weights that are read after them.
+    fn mlp(&self, step: &Step, layer: &DeviceLayer, next: &Buffer) -> Result<()> {
         let (b, rows) = (&self.buffers, step.rows);
         let (hidden, intermediate) =
             (self.config.hidden_size as usize, self.config.intermediate_size as usize);
         let (num_experts, chosen) =
             (self.config.num_experts as usize, self.config.experts_per_token as usize);
         let num_routes = rows * chosen;
-        let x = first(&b.normed, rows * hidden * BF16)?;
+        let normed = first(&b.normed, rows * hidden * BF16)?;
+        let logits = first(&b.router_logits, rows * num_experts * WORD)?;
         let weights = first(&b.weights, num_routes * WORD)?;
         let grouped = first(&b.grouped, num_routes * WORD)?;
         let tiles = first(&b.route_tiles, route_tiles_bytes(num_routes, num_experts))?;
         let args = Route {
-            x,
+            residual: first(&b.residual, rows * hidden * WORD)?,
+            gain: layer.mlp_norm.whole(),
+            eps: self.config.rms_norm_eps,
+            normed,
             weight: layer.router.weight.whole(),
             bias: layer.router.bias.whole(),
             positions: b.inputs.slice(step.positions.clone())?,
-            logits: first(&b.router_logits, rows * num_experts * WORD)?,
+            logits,
             experts: first(&b.experts, num_routes * WORD)?,
             weights,
             grouped,
@@ -423,14 +427,15 @@ impl Model {
             chosen,
         };
         route(&self.device, &args)?;
-        self.device.mark("router")?;
         let args = Experts {
-            x,
+            x: normed,
             up: expert_weights(&layer.up),
             down: expert_weights(&layer.down),
+            logits,
             grouped,
             tiles,
             weights,
+            next: Some(next.whole()),
             inner: first(&b.inner, num_routes * intermediate * BF16)?,
             out: first(&b.answers, num_routes * hidden * WORD)?,
             rows,
