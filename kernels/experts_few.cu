@@ -3,8 +3,9 @@
 //   experts_up_few_R:    h[t] = swiglu(up_weight[e] x[t / k] + up_bias[e])
 //   experts_down_few_R:  y[t] = weight[t] * (down_weight[e] h[t] + down_bias[e])
 //
-// for every route t of a row to its expert e; k routes a row; tiles of up to R = 8 or 16 routes. `experts_up_one` and
-// `experts_down_one` serve one row: every block chooses the row's experts itself, from the router's logits.
+// for every route t of a row to its expert e; k routes a row; tiles of up to R = 8 or 16 routes. `experts_*_fewest` have
+// tiles of up to 8, and are for so few of them that more warps must share each. `experts_*_one` serve one row: every block
+// chooses the row's experts itself, from the router's logits.
 //
 // Shapes:  x [rows, inputs] bf16 (up), h [routes, inputs] bf16 (down); blocks [experts, outputs, inputs / 32, 16] as
 //          arrange_blocks leaves them; scales [experts, outputs, inputs / 32] u8; bias [experts, outputs] bf16;
@@ -232,7 +233,9 @@ static __device__ __forceinline__ void experts_few(const ExpertsParams& p) {
 // How many warps share a block's outputs, and how far they copy ahead, was measured; see `benches/results/h100-sxm/`.
 KERNEL(experts_up_one, ExpertsParams, 128, 6) { experts_few<true, true, 1, 4, 2>(p); }
 KERNEL(experts_down_one, ExpertsParams, 256, 3) { experts_few<false, true, 1, 8, 3>(p); }
-KERNEL(experts_up_few_8, ExpertsParams, 192, 4) { experts_few<true, false, 1, 6, 2>(p); }
-KERNEL(experts_down_few_8, ExpertsParams, 256, 3) { experts_few<false, false, 1, 8, 2>(p); }
+KERNEL(experts_up_fewest, ExpertsParams, 192, 4) { experts_few<true, false, 1, 6, 2>(p); }
+KERNEL(experts_down_fewest, ExpertsParams, 256, 3) { experts_few<false, false, 1, 8, 2>(p); }
+KERNEL(experts_up_few_8, ExpertsParams, 128, 6) { experts_few<true, false, 1, 4, 2>(p); }
+KERNEL(experts_down_few_8, ExpertsParams, 128, 6) { experts_few<false, false, 1, 4, 3>(p); }
 KERNEL(experts_up_few_16, ExpertsParams, 128, 4) { experts_few<true, false, 2, 4, 3>(p); }
 KERNEL(experts_down_few_16, ExpertsParams, 128, 4) { experts_few<false, false, 2, 4, 3>(p); }

@@ -24,6 +24,7 @@ struct LinearFewParams {
 
 constexpr uint32_t kFewWarps = 8;
 constexpr uint32_t kFewStages = 4; // steps of a warp that are under way or in use
+constexpr uint32_t kInputsAhead = 2;
 
 KERNEL(linear_few, LinearFewParams, kFewWarps * 32) {
     SHARED(float, parts, [kFewWarps][8][16 + 1]);
@@ -47,14 +48,17 @@ KERNEL(linear_few, LinearFewParams, kFewWarps * 32) {
     for (uint32_t i = 0; i < kFewStages - 1; i++) load(warp + i * kFewWarps);
     pdl_wait();
     pdl_launch();
-    // Of x two steps ahead: it comes from a cache, at the price of several hundred cycles.
+    // x comes from a cache, at the price of several hundred cycles.
     const bf16* x = p.x + static_cast<size_t>(group) * p.k + place * 8;
     const auto load_x = [&](uint32_t step) { return group < p.rows && step < num_steps ? ld_v4(x + step * 32) : zero; };
-    uint4 next = load_x(warp), after_next = load_x(warp + kFewWarps);
+    uint4 xs[kInputsAhead];
+#pragma unroll
+    for (uint32_t i = 0; i < kInputsAhead; i++) xs[i] = load_x(warp + i * kFewWarps);
     for (uint32_t step = warp; step < num_steps; step += kFewWarps) {
-        const uint32_t right[2][2] = {{next.x, next.y}, {next.z, next.w}};
-        next = after_next;
-        after_next = load_x(step + 2 * kFewWarps);
+        const uint32_t right[2][2] = {{xs[0].x, xs[0].y}, {xs[0].z, xs[0].w}};
+#pragma unroll
+        for (uint32_t i = 0; i + 1 < kInputsAhead; i++) xs[i] = xs[i + 1];
+        xs[kInputsAhead - 1] = load_x(step + kInputsAhead * kFewWarps);
         load(step + (kFewStages - 1) * kFewWarps);
         cp_async_wait<kFewStages - 1>();
         const uint4 l = ld_v4(&ahead[step / kFewWarps % kFewStages][0][threadIdx.x]);

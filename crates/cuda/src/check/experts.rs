@@ -75,6 +75,15 @@ const SHAPES: &[Shape] = &[
         to: To::All,
     },
     Shape {
+        name: "two tiles, the rest empty",
+        rows: 9,
+        chosen: 1,
+        num_experts: 9,
+        hidden: 96,
+        intermediate: 160,
+        to: To::One,
+    },
+    Shape {
         name: "empty experts",
         rows: 6,
         chosen: 4,
@@ -174,6 +183,15 @@ const SHAPES: &[Shape] = &[
         to: To::All,
     },
     Shape {
+        name: "few rows, true widths",
+        rows: 4,
+        chosen: 1,
+        num_experts: 2,
+        hidden: 2880,
+        intermediate: 2880,
+        to: To::All,
+    },
+    Shape {
         name: "some rows, true widths",
         rows: 11,
         chosen: 1,
@@ -210,7 +228,7 @@ pub(super) fn cases() -> Vec<Case> {
             bounds(device, rows)
         })
     };
-    SHAPES.iter().map(case).chain([1, 10, 20].map(bounds)).collect()
+    SHAPES.iter().map(case).chain([1, 3, 10, 20].map(bounds)).collect()
 }
 
 /// One product of all experts, as stored and as numbers.

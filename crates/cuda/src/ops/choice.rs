@@ -189,9 +189,15 @@ const EXPERTS_ONE: ExpertKernels = ExpertKernels {
     max_routes: 1,
     tile_len: 1,
 };
+const EXPERTS_FEWEST: ExpertKernels = ExpertKernels {
+    up: few("experts_up_fewest", 32, 6, 2),
+    down: few("experts_down_fewest", 32, 8, 2),
+    max_routes: 1,
+    tile_len: 8,
+};
 const EXPERTS_FEW_8: ExpertKernels = ExpertKernels {
-    up: few("experts_up_few_8", 32, 6, 2),
-    down: few("experts_down_few_8", 32, 8, 2),
+    up: few("experts_up_few_8", 32, 4, 2),
+    down: few("experts_down_few_8", 32, 4, 3),
     max_routes: 4,
     tile_len: 8,
 };
@@ -210,7 +216,7 @@ const EXPERTS_MANY: ExpertKernels = ExpertKernels {
 
 /// All pairs of kernels of the experts that take lists: the first that serves the routes is taken. On average an expert's
 /// routes fill half a tile at most of the smallest, so that few experts need a second one and their weights once more.
-const LISTED: [ExpertKernels; 3] = [EXPERTS_FEW_8, EXPERTS_FEW_16, EXPERTS_MANY];
+const LISTED: [ExpertKernels; 4] = [EXPERTS_FEWEST, EXPERTS_FEW_8, EXPERTS_FEW_16, EXPERTS_MANY];
 
 /// The kernels of the experts that take lists of that many routes, spread over that many experts.
 pub(super) fn listed_experts(num_routes: usize, num_experts: usize) -> ExpertKernels {
