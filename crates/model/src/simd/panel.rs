@@ -79,9 +79,10 @@ impl<R: DenseRows> Product<'_, R> {
             rows_of_tiles::<L, 3>(panel, [x(m), x(m + 1), x(m + 2)], m, sums, num_m);
             m += 3;
         }
-        while m < num_m {
-            rows_of_tiles::<L, 1>(panel, [x(m)], m, sums, num_m);
-            m += 1;
+        match num_m - m {
+            2 => rows_of_tiles::<L, 2>(panel, [x(m), x(m + 1)], m, sums, num_m),
+            1 => rows_of_tiles::<L, 1>(panel, [x(m)], m, sums, num_m),
+            _ => {}
         }
     }
 }
