@@ -8,7 +8,9 @@ use super::rows::{DenseRow, DenseRows};
 use super::{Arranged, Kernel, Lanes, PART_VECTORS};
 
 /// Activation rows up to which weights are not kept unpacked.
-const FEW_ROWS: usize = 4;
+const FEW_ROWS: usize = 8;
+/// Of these, how many meet a weight while it is in a register. The weights of a task stay in the second-level cache.
+const TOGETHER: usize = 4;
 
 /// One product, `out` row-major with a row for each weight row.
 pub(super) struct Product<'a, R> {
@@ -22,13 +24,13 @@ impl<R: DenseRows> Kernel for Product<'_, R> {
 
     #[inline(always)]
     fn run<L: Lanes>(mut self) {
-        const { assert!(FEW_ROWS == 4, "the arms below") };
-        // So many weight rows side by side that their sums, which each wait for themselves, keep the processor busy.
         match self.x.num_rows() {
-            1 => self.few::<L, 4, 1>(),
-            2 => self.few::<L, 2, 2>(),
-            3 => self.few::<L, 2, 3>(),
-            4 => self.few::<L, 2, 4>(),
+            num_x @ ..=TOGETHER => self.few_rows::<L>(0, num_x),
+            num_x @ ..=FEW_ROWS => {
+                let half = num_x.div_ceil(2);
+                self.few_rows::<L>(0, half);
+                self.few_rows::<L>(half, num_x - half);
+            }
             _ => self.many::<L>(),
         }
     }
@@ -41,27 +43,40 @@ impl<R: DenseRows> Product<'_, R> {
     /// Groups whose products are summed before they enter the sum of the row: a chunk of a panel.
     const RUN: usize = super::panel::VECTORS / PART_VECTORS / R::Row::PARTS;
 
-    /// All weight rows, `N` at a time, times `M` activation rows, which are all there are.
+    /// All weight rows times `count` activation rows from `m` on, [`TOGETHER`] at most.
     #[inline(always)]
-    fn few<L: Lanes, const N: usize, const M: usize>(&mut self) {
+    fn few_rows<L: Lanes>(&mut self, m: usize, count: usize) {
+        const { assert!(TOGETHER == 4 && FEW_ROWS == 2 * TOGETHER, "the arms here and in `run`") };
+        // So many weight rows side by side that their sums, which each wait for themselves, keep the processor busy.
+        match count {
+            1 => self.few::<L, 4, 1>(m),
+            2 => self.few::<L, 2, 2>(m),
+            3 => self.few::<L, 2, 3>(m),
+            _ => self.few::<L, 2, 4>(m),
+        }
+    }
+
+    /// All weight rows, `N` at a time, times `M` activation rows from `m` on.
+    #[inline(always)]
+    fn few<L: Lanes, const N: usize, const M: usize>(&mut self, m: usize) {
         let mut n = 0;
         while n + N <= self.rows.len() {
-            self.tile::<L, N, M>(n);
+            self.tile::<L, N, M>(n, m);
             n += N;
         }
         while n < self.rows.len() {
-            self.tile::<L, 1, M>(n);
+            self.tile::<L, 1, M>(n, m);
             n += 1;
         }
     }
 
-    /// Weight rows `n .. n + N` times all activation rows.
+    /// Weight rows `n .. n + N` times activation rows `m .. m + M`.
     #[inline(always)]
-    fn tile<L: Lanes, const N: usize, const M: usize>(&mut self, n: usize) {
+    fn tile<L: Lanes, const N: usize, const M: usize>(&mut self, n: usize, m: usize) {
         let weights: [R::Row; N] = std::array::from_fn(|index| self.rows.row(n + index));
         let num_whole = weights[0].num_whole_groups::<L>();
         let parts = R::Row::PARTS;
-        let x: [_; M] = std::array::from_fn(|index| self.x.row::<L>(index, parts));
+        let x: [_; M] = std::array::from_fn(|index| self.x.row::<L>(m + index, parts));
         let (whole, rest) =
             (x.map(|x| &x[..num_whole * parts]), x.map(|x| &x[num_whole * parts..]));
         let mut sums = [[L::zero(); M]; N];
@@ -98,9 +113,11 @@ impl<R: DenseRows> Product<'_, R> {
                 }
             }
         }
+        let num_x = self.x.num_rows();
         for n_in_tile in 0..N {
-            for m in 0..M {
-                self.out[(n + n_in_tile) * M + m] = sums[n_in_tile][m].sum();
+            for m_in_tile in 0..M {
+                self.out[(n + n_in_tile) * num_x + m + m_in_tile] =
+                    sums[n_in_tile][m_in_tile].sum();
             }
         }
     }
