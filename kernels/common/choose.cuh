@@ -10,7 +10,8 @@ struct Chosen {
 };
 
 // The k greatest of `num_experts` logits, the lowest index first among equals, and their softmax; a NaN counts as less than
-// every number. The logits may be of a kernel that has ended, whoever waits for it. All 32 lanes call it together; k is at most 32 and at most `num_experts`.
+// every number. The logits may be read before pdl_wait if the kernel that wrote them has ended. All 32 lanes call it
+// together; k is at most 32 and at most `num_experts`.
 __device__ __forceinline__ Chosen choose_experts(const float* logits, uint32_t num_experts, uint32_t k) {
     constexpr uint32_t kHeld = 4; // keys of a lane that stay in registers, 0 for experts that do not exist
     const uint32_t lane = threadIdx.x % 32, none = 0xffffffffu;

@@ -10,7 +10,7 @@ pub(super) const EPS: f32 = 1e-5;
 
 /// Rows and width: a single vector, a part of the block's threads, all of them, the true width, the greatest.
 const SHAPES: &[(usize, usize)] = &[(1, 8), (3, 200), (2, 2048), (1, 2880), (5, 2880), (2, 8192)];
-/// Parts that are added: none, what attention gives, what four experts give.
+/// Parts that are added: none, as attention adds its own; one; what four experts give.
 const PARTS: &[usize] = &[0, 1, 4];
 
 pub(super) fn cases() -> Vec<Case> {
