@@ -7,10 +7,11 @@
 use super::rows::{DenseRow, DenseRows};
 use super::{Arranged, Kernel, Lanes, PART_VECTORS};
 
-/// Activation rows up to which weights are not kept unpacked.
-const FEW_ROWS: usize = 8;
-/// Of these, how many meet a weight while it is in a register. The weights of a task stay in the second-level cache.
+/// Activation rows that meet a weight while it is in a register.
 const TOGETHER: usize = 4;
+/// Activation rows up to which weights are not kept unpacked: two passes, for the second of which the second-level cache
+/// has the weights of a task.
+const FEW_ROWS: usize = 2 * TOGETHER;
 
 /// One product, `out` row-major with a row for each weight row.
 pub(super) struct Product<'a, R> {
@@ -46,7 +47,7 @@ impl<R: DenseRows> Product<'_, R> {
     /// All weight rows times `count` activation rows from `m` on, [`TOGETHER`] at most.
     #[inline(always)]
     fn few_rows<L: Lanes>(&mut self, m: usize, count: usize) {
-        const { assert!(TOGETHER == 4 && FEW_ROWS == 2 * TOGETHER, "the arms here and in `run`") };
+        const { assert!(TOGETHER == 4, "the arms below") };
         // So many weight rows side by side that their sums, which each wait for themselves, keep the processor busy.
         match count {
             1 => self.few::<L, 4, 1>(m),
