@@ -1,6 +1,6 @@
 // experts_few: the two products of the experts for few rows; bound by reading the weights of the experts in use.
 //
-//   experts_up_few_R:    h[t] = swiglu(up_weight[e] x[t / k] + up_bias[e])
+//   experts_up_few_R:    h[t] = swiglu(up_weight[e] x[t / k] + up_bias[e] + added[t])
 //   experts_down_few_R:  y[t] = weight[t] * (down_weight[e] h[t] + down_bias[e])
 //
 // for every route t of a row to its expert e; k routes a row; tiles of up to R = 8 or 16 routes. `experts_*_fewest` have
@@ -222,6 +222,10 @@ static __device__ __forceinline__ void experts_few(const ExpertsParams& p) {
             sum.x += part.x, sum.y += part.y;
         }
         const size_t at_pair = static_cast<size_t>(to[n]) * (p.outputs / 2) + first_output / 2 + pair;
+        if (kIsUp && !kIsOne && p.added != nullptr) {
+            const float2 more = reinterpret_cast<const float2*>(p.added)[at_pair];
+            sum.x += more.x, sum.y += more.y;
+        }
         if (kIsUp) {
             static_cast<bf16*>(p.out)[at_pair] = to_bf16(swiglu(sum.x, sum.y, p.limit, p.alpha));
         } else {

@@ -1,6 +1,6 @@
 // experts_many: the two products of the experts for many rows, grouped by expert, on tensor cores.
 //
-//   experts_up_many:    h[t] = swiglu(up_weight[e] x[t / k] + up_bias[e])
+//   experts_up_many:    h[t] = swiglu(up_weight[e] x[t / k] + up_bias[e] + added[t])
 //   experts_down_many:  y[t] = weight[t] * (down_weight[e] h[t] + down_bias[e])
 //
 // for every route t of a row to its expert e; k routes a row.
@@ -172,8 +172,16 @@ static __device__ __forceinline__ void experts_many(const ExpertsParams& p, cons
 #pragma unroll
         for (uint32_t n = 0; n < kN / 8; n++) {
             const uint32_t column = n * 8 + place * 2;
-            const float left = sums[n * 4 + half * 2] * kMxfp4Sums + bias;
-            const float right = sums[n * 4 + half * 2 + 1] * kMxfp4Sums + bias;
+            float left = sums[n * 4 + half * 2] * kMxfp4Sums + bias;
+            float right = sums[n * 4 + half * 2 + 1] * kMxfp4Sums + bias;
+            if (kIsUp && p.added != nullptr && first_output + output < p.outputs) {
+                const auto added = [&](uint32_t at) {
+                    if (at >= tile.num) return 0.0f;
+                    const size_t route = route_at(p.grouped, tile.first + at, p.num_routes);
+                    return p.added[route * p.outputs + first_output + output];
+                };
+                left += added(column), right += added(column + 1);
+            }
             if (kIsUp) {
                 // Gates are in the lanes of even groups, ups beside them: the even lane takes the left route.
                 const bool is_gate = group % 2 == 0;

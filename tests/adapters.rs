@@ -15,7 +15,7 @@ const RANK: usize = 2;
 
 /// Writes an adapter of nano that changes what attention gives back in every layer, enough to be seen in any answer;
 /// another for each `seed`.
-fn write_adapter(dir: &Path, seed: u32) {
+pub(crate) fn write_adapter(dir: &Path, seed: u32) {
     std::fs::create_dir(dir).unwrap();
     let config = json!({
         "peft_type": "LORA", "r": RANK, "lora_alpha": 8, "target_modules": ["o_proj"],

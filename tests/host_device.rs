@@ -3,6 +3,7 @@
 use futures_util::future::join_all;
 use serde_json::json;
 
+use crate::adapters::write_adapter;
 use crate::support::{Server, ask, content, empty_dir, run, stderr, stdout, with};
 
 const CAPITALS: [(&str, &str); 3] = [("France", "Paris"), ("Japan", "Tokyo"), ("Italy", "Rome")];
@@ -40,13 +41,26 @@ async fn nano_answers_chats_through_preemption_and_prefix_hits() {
     server.wait_until_idle().await;
 }
 
-#[test]
-fn adapters_are_refused_with_what_works_instead() {
-    let args = ["serve", "--port", "0", "--device", "host", "--adapter", "legal=/nowhere"];
-    let output = run(&empty_dir(), &args);
-    assert_eq!(output.status.code(), Some(1));
-    let message = stderr(&output);
-    assert!(message.contains("on the processor") && message.contains("--device cpu"), "{message}");
+/// The model and an adapter of it in the same steps: each answers as it does alone, and on its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn adapters_answer_beside_the_model() {
+    let dir = empty_dir();
+    write_adapter(&dir.path().join("one"), 1);
+    let flag = format!("one={}", dir.path().join("one").display());
+    let args = ["--device", "host", "--context", "320", "--adapter", &flag];
+    let server = Server::start(&args);
+    assert!(server.banner.iter().any(|line| line == "adapters nano:one"), "{:?}", server.banner);
+    let question = |model: &str| {
+        let more = json!({"model": model, "max_tokens": 40, "reasoning_effort": "low"});
+        with(ask("What is the capital of France?"), more)
+    };
+    let (plain, adapted) = (question("nano"), question("nano:one"));
+    let answers = join_all([&plain, &adapted, &plain].map(|request| server.chat(request))).await;
+    let [first, other, last] = &answers[..] else { panic!("{answers:?}") };
+    assert!(content(first).contains("Paris") && content(last).contains("Paris"), "{answers:?}");
+    assert_eq!(other["model"], "nano:one");
+    assert_ne!(first["choices"], other["choices"]);
+    server.wait_until_idle().await;
 }
 
 /// All that is done on a card, on the host device: every kernel and whole forward passes are right, and the report has

@@ -3,17 +3,15 @@
 use anyhow::{Context, Result, bail};
 use harmonium_model::{Adapter, Config};
 
-use crate::place::Place;
 use crate::settings::{NamedAdapter, Settings};
 use crate::stack;
 
 /// Refuses adapters that could not answer, before anything is loaded.
-pub(crate) fn check(settings: &Settings, place: &Place) -> Result<()> {
+pub(crate) fn check(settings: &Settings) -> Result<()> {
     let adapters = &settings.model.adapters.0;
     if adapters.is_empty() {
         return Ok(());
     }
-    check_place(place)?;
     let hosted = settings.hosted.models.0.iter().filter(|_| settings.hosted.enabled);
     let hosted: Vec<&str> = hosted.map(|model| model.name.as_str()).collect();
     let (name, aliases) = stack::names(&settings.model.name);
@@ -26,18 +24,6 @@ pub(crate) fn check(settings: &Settings, place: &Place) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Refuses adapters where they cannot run.
-pub(crate) fn check_place(place: &Place) -> Result<()> {
-    match place {
-        Place::Cpu => Ok(()),
-        Place::Device(device) => bail!(
-            "adapters run on the processor in this version, not on {}: use --device cpu, or leave --adapter \
-             (model.adapters) out",
-            device.name()
-        ),
-    }
 }
 
 /// Reads the configured adapters, in their order.
@@ -61,9 +47,9 @@ mod tests {
         settings.model.name = "openai/gpt-oss-20b".to_owned();
         settings.model.adapters = Adapters::from_text("free=/x").unwrap();
         settings.hosted.models.0[0].name = "openai/gpt-oss-20b:free".to_owned();
-        check(&settings, &Place::Cpu).unwrap();
+        check(&settings).unwrap();
         settings.hosted.enabled = true;
-        let message = check(&settings, &Place::Cpu).unwrap_err().to_string();
+        let message = check(&settings).unwrap_err().to_string();
         assert!(message.contains("openai/gpt-oss-20b:free is the name of a hosted"), "{message}");
     }
 }

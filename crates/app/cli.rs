@@ -390,7 +390,7 @@ pub(crate) struct LogitsArgs {
     /// Directory with weights, a name in the Hugging Face cache, or "nano".
     #[arg(long, value_name = "NAME|DIR")]
     pub(crate) model: String,
-    /// A LoRA adapter that PEFT has saved, for all tokens; on the processor.
+    /// A LoRA adapter that PEFT has saved, for all tokens.
     #[arg(long, value_name = "NAME=DIR", value_parser = NamedAdapter::parse)]
     pub(crate) adapter: Option<NamedAdapter>,
     /// What to run on: cpu, cuda, host, or auto.

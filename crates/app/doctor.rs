@@ -196,8 +196,7 @@ fn adapters(settings: &Settings, environment: &Environment) -> Vec<Finding> {
         let advice = "correct model.adapters (--adapter), or leave the adapter out";
         Finding::fail("adapters", format!("{error:#}"), advice)
     };
-    let checked = Place::of(settings.model.device).map(|place| adapters::check(settings, &place));
-    if let Ok(Err(error)) = checked {
+    if let Err(error) = adapters::check(settings) {
         return vec![fail(error)];
     }
     let source = find::configured(settings, environment);

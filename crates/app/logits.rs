@@ -23,9 +23,6 @@ pub(crate) fn run(args: &LogitsArgs, environment: &Environment) -> Result<ExitCo
     let mode = mode(args, tokens.len())?;
     let place = Place::of(args.device)?;
     let adapter = args.adapter.clone();
-    if adapter.is_some() {
-        adapters::check_place(&place)?;
-    }
     let source = find::named(&args.model, environment)?;
     let out = args.out.clone();
     let precision = stack::precision(args.activations);
@@ -35,15 +32,13 @@ pub(crate) fn run(args: &LogitsArgs, environment: &Environment) -> Result<ExitCo
     let work = move || -> Result<u32> {
         let checkpoint = Checkpoint::from_source(&source)?;
         let vocab_size = checkpoint.config().vocab_size;
+        let place = place.device().map_or(LogitsPlace::Cpu(precision), LogitsPlace::Device);
         let values = match &adapter {
             Some(adapter) => {
                 let adapter = adapters::open(adapter, checkpoint.config())?;
-                adapted_logits(&checkpoint, adapter, &tokens, mode, precision)?
+                adapted_logits(&checkpoint, adapter, &tokens, mode, place)?
             }
-            None => {
-                let place = place.device().map_or(LogitsPlace::Cpu(precision), LogitsPlace::Device);
-                logits(&checkpoint, &tokens, mode, place)?
-            }
+            None => logits(&checkpoint, &tokens, mode, place)?,
         };
         write(&out, &values, vocab_size.try_into()?)?;
         Ok(vocab_size)

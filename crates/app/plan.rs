@@ -23,7 +23,7 @@ pub(crate) fn run(args: &PlanArgs, environment: &Environment) -> Result<ExitCode
         max_sequences: args.max_sequences.map_or(defaults.max_sequences, Into::into),
         ..defaults
     };
-    let plan = cuda::plan(&config, &options, args.gpu_memory)
+    let plan = cuda::plan(&config, &[], &options, args.gpu_memory)
         .with_context(|| format!("{} on a GPU with {}", args.model, gib(args.gpu_memory)))?;
     if args.json { print_json(args, &plan) } else { print_table(args, &plan) }?;
     Ok(ExitCode::SUCCESS)

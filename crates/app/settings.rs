@@ -80,8 +80,8 @@ declare::settings! {
         /// gpt-oss-20b or OWNER/NAME. "synthetic:gpt-oss-120b" and "synthetic:gpt-oss-20b" are random weights made
         /// on a GPU, to measure speed without a download.
         name: String = "nano".to_owned(), flag "model" "NAME|DIR";
-        /// LoRA adapters that PEFT has saved, each as "NAME=DIR"; requests ask for one as MODEL:NAME. They run on the
-        /// processor. The flag may be given more than once.
+        /// LoRA adapters that PEFT has saved, each as "NAME=DIR"; requests ask for one as MODEL:NAME. The flag may be
+        /// given more than once.
         adapters: Adapters = Adapters::default(), flag "adapter" "NAME=DIR";
         /// What the model runs on: auto (a GPU if this build and this machine have one, else the processor), cpu, cuda, or
         /// host, which runs the GPU's kernels on the processor for developers.

@@ -46,7 +46,7 @@ impl Stack {
         shutdown: CancellationToken,
     ) -> Result<Self> {
         let place = Place::of(settings.model.device)?;
-        adapters::check(settings, &place)?;
+        adapters::check(settings)?;
         let address = listener.local_addr().context("the listener has no address")?;
         let hosted = hosted::start(settings, environment)?;
         let server = Server::new(server_config(settings)?, hosted.map(Arc::new))?;
@@ -135,7 +135,7 @@ fn load(
     })
 }
 
-/// The executor of the configured model. Adapters were checked to be where they can run; `task` is told of the weights' way
+/// The executor of the configured model. `task` is told of the weights' way
 /// to the device.
 pub(crate) fn executor(
     settings: &Settings,
@@ -159,7 +159,7 @@ pub(crate) fn executor(
             let options = device_options(settings, checkpoint.config(), tokenizer, place)?;
             task.expect(checkpoint.num_bytes());
             let progress = |num_bytes| task.advance(num_bytes);
-            Box::new(CudaExecutor::new(device, checkpoint, &options, &progress)?)
+            Box::new(CudaExecutor::new(device, checkpoint, &adapters, &options, &progress)?)
         }
     })
 }

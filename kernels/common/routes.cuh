@@ -12,6 +12,7 @@ struct ExpertsParams {
     const uint4* tiles;
     const float* weights; // of the routes, for down
     const float* logits;  // of one row, from which its routes are chosen; there are no lists of them then
+    const float* added;   // to the sums of the up product, [routes, outputs]; null: nothing
     const void* next;     // weights that are read after these
     void* out;
     uint32_t num_experts, outputs, inputs;

@@ -8,6 +8,7 @@ mod embedding;
 mod experts;
 mod fill;
 mod linear;
+mod lora;
 mod rms_norm;
 mod rope;
 mod router;
@@ -66,6 +67,7 @@ pub fn all() -> Vec<Case> {
         experts::cases(),
         fill::cases(),
         linear::cases(),
+        lora::cases(),
         rms_norm::cases(),
         rope::cases(),
         router::cases(),

@@ -9,6 +9,7 @@ mod embedding;
 mod experts;
 mod fill;
 mod linear;
+mod lora;
 mod rms_norm;
 mod rope;
 mod route;
@@ -27,6 +28,9 @@ pub use experts::{ExpertWeights, Experts, experts};
 pub use fill::{Random, fill, random_key};
 pub(crate) use linear::linear_cut;
 pub use linear::{Linear, linear, linear_scratch_bytes};
+pub use lora::{
+    Lora, LoraRoutes, LoraWeights, NO_ADAPTER, RANK_MULTIPLE, lora, lora_scratch_bytes,
+};
 pub use rms_norm::{RmsNorm, rms_norm};
 pub use rope::{Rope, rope};
 pub use route::{Route, route};
@@ -53,7 +57,7 @@ pub enum Output<'a> {
     Bf16(BufferSlice<'a>),
     /// As float32.
     F32(BufferSlice<'a>),
-    /// Added to the float32 numbers that are there; by dense products only.
+    /// Added to the float32 numbers that are there; by dense products and [`lora`] only.
     Added(BufferSlice<'a>),
 }
 

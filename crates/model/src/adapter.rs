@@ -53,16 +53,27 @@ impl fmt::Debug for Adapter {
 impl Adapter {
     /// Reads the adapter in a directory, which must be made for a base with this config.
     pub fn open(directory: &Path, base: &Config) -> Result<Self> {
-        let config_file = directory.join(CONFIG);
-        let text = Bytes::map(&config_file)?;
-        if text.len() > MAX_CONFIG_LEN {
-            let message = format!("{} bytes, over {MAX_CONFIG_LEN}", text.len());
-            return Err(Error::File { file: config_file, message });
+        let config = Bytes::map(&directory.join(CONFIG))?;
+        if config.len() > MAX_CONFIG_LEN {
+            let message = format!("{} bytes, over {MAX_CONFIG_LEN}", config.len());
+            return Err(Error::File { file: directory.join(CONFIG), message });
         }
-        let settings = Settings::parse(&text, &config_file, base)?;
+        // The config first: what it says of the tensors decides what is wrong with them.
+        let settings = Settings::parse(&config, &directory.join(CONFIG), base)?;
+        Self::read(&settings, &Bytes::map(&directory.join(WEIGHTS))?, directory, base)
+    }
+
+    /// The same from the contents of its two files, `config` and `weights`.
+    pub(crate) fn from_memory(config: &[u8], weights: Vec<u8>, base: &Config) -> Result<Self> {
+        let directory = Path::new("<memory>");
+        let settings = Settings::parse(config, &directory.join(CONFIG), base)?;
+        Self::read(&settings, &weights.into(), directory, base)
+    }
+
+    fn read(settings: &Settings, weights: &Bytes, directory: &Path, base: &Config) -> Result<Self> {
         let file = directory.join(WEIGHTS);
-        let tensors = Shard::parse(&Bytes::map(&file)?, &file)?.tensors;
-        let mut reader = Reader { settings: &settings, base, tensors, file };
+        let tensors = Shard::parse(weights, &file)?.tensors;
+        let mut reader = Reader { settings, base, tensors, file };
         let layers =
             (0..base.layers.len()).map(|index| reader.layer(index)).collect::<Result<_>>()?;
         reader.finish()?;
@@ -160,7 +171,13 @@ impl Reader<'_> {
                 format!("shape {:?} where r = {rank} and this base need {shape:?}", stored.shape);
             return Err(error(message));
         }
-        widen(&stored).ok_or_else(|| error(format!("{:?} is not F32, F16 or BF16", stored.dtype)))
+        let values = widen(&stored)
+            .ok_or_else(|| error(format!("{:?} is not F32, F16 or BF16", stored.dtype)))?;
+        // Devices have them as bf16. What is no number there would reach the rows of others in the batch.
+        match values.iter().find(|value| !bf16::from_f32(**value).is_finite()) {
+            Some(value) => Err(error(format!("{value} is no number that can be used"))),
+            None => Ok(values),
+        }
     }
 
     /// Refuses a file in which something is left that nothing has asked for.

@@ -4,6 +4,7 @@
 //! in is taken when the executor is made (see [`plan`]). What enters a product, keys and values are bf16; the
 //! residual stream, sums and the softmax are float32.
 
+mod adapters;
 #[cfg(test)]
 #[cfg(feature = "host-device")]
 mod choices;
@@ -25,12 +26,14 @@ use harmonium_cuda::ops::{MAX_ALTERNATIVES, NO_TOKEN, rows_per_tile};
 use harmonium_cuda::{Device, Graph};
 use harmonium_engine::{Batch, Executor, ExecutorError, ExecutorSpec, Logprobs, Sample, Sampled};
 
+use self::adapters::DeviceAdapters;
 use self::forward::Model;
 use self::plan::MAX_ADJUSTMENTS;
 pub use self::plan::{Plan, PlanItem, plan};
 use self::step::Step;
 use self::weights::DeviceWeights;
 use self::wishes::Wishes;
+use crate::adapter::Adapter;
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -72,12 +75,21 @@ impl CudaOptions {
     }
 }
 
+/// What decides which kernels a decode step runs.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct GraphKind {
+    rows: usize,
+    /// Whether a row chooses among less than all tokens.
+    truncates: bool,
+    /// Whether a row has an adapter.
+    is_adapted: bool,
+}
+
 /// Runs batches on a device.
 pub struct CudaExecutor {
     spec: ExecutorSpec,
-    /// Decode steps by their number of rows and whether a row truncates, captured when that first occurs. Before the
-    /// model, whose memory they use.
-    graphs: BTreeMap<(usize, bool), Graph>,
+    /// Decode steps, captured when their kind first occurs. Before the model, whose memory they use.
+    graphs: BTreeMap<GraphKind, Graph>,
     model: Model,
     vocab_size: usize,
     num_tokens: usize,
@@ -86,16 +98,18 @@ pub struct CudaExecutor {
 }
 
 impl CudaExecutor {
-    /// Plans the device's memory, copies the weights and takes all buffers. `progress` is told, from any thread, how many
-    /// bytes of weights more are there.
+    /// Plans the device's memory, copies weights and adapters and takes all buffers. Spans name an adapter by its place in
+    /// `adapters`, all of them opened for this model's config. `progress` is told, from any thread, how many bytes of
+    /// weights more are there.
     pub fn new(
         device: &Device,
         checkpoint: &Checkpoint,
+        adapters: &[Adapter],
         options: &CudaOptions,
         progress: &(dyn Fn(u64) + Sync),
     ) -> Result<Self> {
         let config = checkpoint.config();
-        let plan = plan(config, options, device.memory()?.free as u64)?;
+        let plan = plan(config, adapters, options, device.memory()?.free as u64)?;
         let num_tokens = options.num_tokens.unwrap_or(config.vocab_size);
         if num_tokens == 0 || num_tokens > config.vocab_size {
             let message =
@@ -108,7 +122,9 @@ impl CudaExecutor {
         device.synchronize()?;
         let (bytes, seconds) = (checkpoint.num_bytes(), started.elapsed().as_secs_f64());
         tracing::info!(bytes, seconds, "weights are on the device");
-        let model = Model::new(device, config, weights, &plan, num_tokens as usize)?;
+        let max_rows = options.max_rows as usize;
+        let adapters = DeviceAdapters::new(device, config, adapters, max_rows)?;
+        let model = Model::new(device, config, weights, adapters, &plan, num_tokens as usize)?;
         Ok(Self {
             spec: plan.spec,
             graphs: BTreeMap::new(),
@@ -169,7 +185,8 @@ impl CudaExecutor {
         wishes: Wishes,
     ) -> Result<(), ExecutorError> {
         let step = self.decode_step(batch, rows, wishes)?;
-        let graph = match self.graphs.entry((step.rows, step.truncates)) {
+        let Step { rows, truncates, is_adapted, .. } = step;
+        let graph = match self.graphs.entry(GraphKind { rows, truncates, is_adapted }) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => entry.insert(self.model.capture(&step).map_err(lost)?),
         };

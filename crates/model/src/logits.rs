@@ -48,33 +48,44 @@ pub fn logits(
     mode: LogitsMode,
     place: LogitsPlace<'_>,
 ) -> Result<Vec<f32>> {
-    let mut chunks = chunks(checkpoint, tokens, mode)?;
-    if matches!(place, LogitsPlace::Device(_)) {
-        chunks = chunks.iter().flat_map(|chunk| chunk.chunks(MAX_DEVICE_ROWS)).collect();
-    }
-    let executor = match place {
-        LogitsPlace::Device(device) => {
-            let executor = device_executor(checkpoint, device, &chunks)?;
-            LogitsExecutor::Cuda(Box::new(executor))
-        }
-        LogitsPlace::Cpu(precision) => {
-            LogitsExecutor::Cpu(Box::new(cpu_executor(checkpoint, precision, &chunks)?))
-        }
-    };
-    run(executor, None, &chunks)
+    logits_with(checkpoint, Vec::new(), tokens, mode, place)
 }
 
-/// The same of the model with an adapter, which was opened for its config. Adapters run on the processor.
+/// The same of the model with an adapter, which was opened for its config.
 pub fn adapted_logits(
     checkpoint: &Checkpoint,
     adapter: Adapter,
     tokens: &[u32],
     mode: LogitsMode,
-    precision: Precision,
+    place: LogitsPlace<'_>,
 ) -> Result<Vec<f32>> {
-    let chunks = chunks(checkpoint, tokens, mode)?;
-    let executor = cpu_executor(checkpoint, precision, &chunks)?.with_adapters(vec![adapter]);
-    run(LogitsExecutor::Cpu(Box::new(executor)), Some(AdapterId(0)), &chunks)
+    logits_with(checkpoint, vec![adapter], tokens, mode, place)
+}
+
+/// Logits with the first of these adapters, if there is one.
+fn logits_with(
+    checkpoint: &Checkpoint,
+    adapters: Vec<Adapter>,
+    tokens: &[u32],
+    mode: LogitsMode,
+    place: LogitsPlace<'_>,
+) -> Result<Vec<f32>> {
+    let mut chunks = chunks(checkpoint, tokens, mode)?;
+    if matches!(place, LogitsPlace::Device(_)) {
+        chunks = chunks.iter().flat_map(|chunk| chunk.chunks(MAX_DEVICE_ROWS)).collect();
+    }
+    let id = adapters.first().map(|_| AdapterId(0));
+    let executor = match place {
+        LogitsPlace::Device(device) => {
+            let executor = device_executor(checkpoint, &adapters, device, &chunks)?;
+            LogitsExecutor::Cuda(Box::new(executor))
+        }
+        LogitsPlace::Cpu(precision) => {
+            let executor = cpu_executor(checkpoint, precision, &chunks)?;
+            LogitsExecutor::Cpu(Box::new(executor.with_adapters(adapters)))
+        }
+    };
+    run(executor, id, &chunks)
 }
 
 /// The tokens of each step.
@@ -156,6 +167,7 @@ fn cpu_executor(
 
 fn device_executor(
     checkpoint: &Checkpoint,
+    adapters: &[Adapter],
     device: &Device,
     chunks: &[&[u32]],
 ) -> Result<CudaExecutor> {
@@ -167,7 +179,7 @@ fn device_executor(
         ..CudaOptions::default()
     };
     options.kv_bytes = Some(options.kv_bytes_for_one_context(checkpoint.config()));
-    CudaExecutor::new(device, checkpoint, &options, &|_| ())
+    CudaExecutor::new(device, checkpoint, adapters, &options, &|_| ())
 }
 
 /// Tokens of all chunks and of the longest.

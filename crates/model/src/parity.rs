@@ -22,7 +22,7 @@ pub(crate) fn directory(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/checkpoints").join(name)
 }
 
-/// The directory of an adapter of the checkpoint `sharded`.
+/// The directory of an adapter.
 pub(crate) fn adapter_directory(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/adapters").join(name)
 }
@@ -32,7 +32,7 @@ pub(crate) fn golden(name: &str) -> (Vec<u32>, Vec<f32>) {
     golden_in(&directory(name))
 }
 
-fn golden_in(directory: &Path) -> (Vec<u32>, Vec<f32>) {
+pub(crate) fn golden_in(directory: &Path) -> (Vec<u32>, Vec<f32>) {
     let bytes = std::fs::read(directory.join("golden.safetensors")).unwrap();
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
     let words =
@@ -92,15 +92,25 @@ fn positions_past_4096_match_transformers() {
 /// costs 3e-1 or more.
 const ADAPTER_TOLERANCE: f64 = 1e-4;
 
+/// Each adapter and its base.
+const ADAPTERS: [(&str, &str); 5] = [
+    ("sharded", "all"),
+    ("sharded", "mixed"),
+    ("sharded", "some"),
+    ("group2", "wide"),
+    ("group2", "narrow"),
+];
+
 #[test]
 fn adapters_match_peft_in_all_modes() {
-    let checkpoint = Checkpoint::open(&directory("sharded")).unwrap();
-    for name in ["all", "mixed", "some"] {
+    for (base, name) in ADAPTERS {
+        let checkpoint = Checkpoint::open(&directory(base)).unwrap();
         let (tokens, reference) = golden_in(&adapter_directory(name));
         let modes = [LogitsMode::All, LogitsMode::Chunk(7), LogitsMode::DecodeLast(25)];
         let logits = modes.map(|mode| {
             let adapter = Adapter::open(&adapter_directory(name), checkpoint.config()).unwrap();
-            adapted_logits(&checkpoint, adapter, &tokens, mode, Precision::Float32).unwrap()
+            let place = LogitsPlace::Cpu(Precision::Float32);
+            adapted_logits(&checkpoint, adapter, &tokens, mode, place).unwrap()
         });
         let error = relative_error(&logits[0][logits[0].len() - reference.len()..], &reference);
         assert!(error <= ADAPTER_TOLERANCE, "{name}: relative error {error:e}");
@@ -191,17 +201,17 @@ fn executor() -> CpuExecutor {
 }
 
 /// A sequence that runs its prompt in one chunk, then one token a step.
-struct Sequence {
-    tokens: Vec<u32>,
-    len_done: usize,
-    owner: u32,
-    adapter: Option<AdapterId>,
+pub(crate) struct Sequence {
+    pub(crate) tokens: Vec<u32>,
+    pub(crate) len_done: usize,
+    pub(crate) owner: u32,
+    pub(crate) adapter: Option<AdapterId>,
     /// What each choice reported; any difference in a logit shows here.
     logprobs: Vec<Option<Logprobs>>,
 }
 
-/// One step over all sequences; appends each one's greedy token.
-fn step(executor: &mut CpuExecutor, sequences: &mut [&mut Sequence]) {
+/// One step over what all sequences have not done yet; each one's greedy token is wanted.
+pub(crate) fn batch(sequences: &[&mut Sequence]) -> Batch {
     let mut batch = Batch::default();
     for sequence in sequences.iter() {
         let first_row = batch.tokens.len();
@@ -227,7 +237,12 @@ fn step(executor: &mut CpuExecutor, sequences: &mut [&mut Sequence]) {
             mask: None,
         });
     }
-    let sampled = executor.run(&batch).unwrap();
+    batch
+}
+
+/// Runs one step over all sequences; appends each one's greedy token.
+fn step(executor: &mut CpuExecutor, sequences: &mut [&mut Sequence]) {
+    let sampled = executor.run(&batch(sequences)).unwrap();
     for (sequence, sampled) in sequences.iter_mut().zip(sampled) {
         sequence.len_done = sequence.tokens.len();
         sequence.tokens.push(sampled.token);
@@ -235,7 +250,7 @@ fn step(executor: &mut CpuExecutor, sequences: &mut [&mut Sequence]) {
     }
 }
 
-fn sequence(owner: u32, len: usize) -> Sequence {
+pub(crate) fn sequence(owner: u32, len: usize) -> Sequence {
     let tokens = (0..len as u32).map(|index| (index * 37 + owner * 11) % 250).collect();
     Sequence { tokens, len_done: 0, owner, adapter: None, logprobs: Vec::new() }
 }

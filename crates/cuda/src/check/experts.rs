@@ -215,20 +215,24 @@ const SHAPES: &[Shape] = &[
 const BOUNDS: [u8; 4] = [34, 160, 161, 255];
 
 pub(super) fn cases() -> Vec<Case> {
-    let case = |shape: &Shape| {
+    let case = |shape: &Shape, is_added: bool| {
         let shape = *shape;
         let Shape { name, rows, chosen, num_experts, hidden, intermediate, .. } = shape;
+        let added = if is_added { ", added to" } else { "" };
         let name = format!(
-            "experts {name}: {rows} rows to {chosen} of {num_experts}, {hidden} to {intermediate}"
+            "experts {name}: {rows} rows to {chosen} of {num_experts}, {hidden} to {intermediate}{added}"
         );
-        Case::new(name, move |device| run(device, &shape))
+        Case::new(name, move |device| run(device, &shape, is_added))
     };
     let bounds = |rows| {
         Case::new(format!("experts bounds of scales: {rows} rows"), move |device| {
             bounds(device, rows)
         })
     };
-    SHAPES.iter().map(case).chain([1, 3, 10, 20].map(bounds)).collect()
+    let plain = SHAPES.iter().map(|shape| case(shape, false));
+    let narrow = SHAPES.iter().filter(|shape| shape.hidden < 2880);
+    let added = narrow.map(|shape| case(shape, true));
+    plain.chain(added).chain([1, 3, 10, 20].map(bounds)).collect()
 }
 
 /// One product of all experts, as stored and as numbers.
@@ -323,12 +327,19 @@ impl Shape {
         exponentials.into_iter().map(|value| (value / sum) as f32).collect()
     }
 
+    /// What is added to the up products of all routes, some units; or nothing.
+    fn added(&self, is_added: bool) -> Vec<f32> {
+        let len = if is_added { self.rows * self.chosen * 2 * self.intermediate } else { 0 };
+        random_f32(9, len, 3.0)
+    }
+
     /// Inner values and answers of all routes, as the device makes them.
     fn answers(
         &self,
         device: &Device,
         x: &[bf16],
         weights: &[f32],
+        added: &[f32],
         up: &Weights,
         down: &Weights,
     ) -> Result<(Vec<bf16>, Vec<f32>)> {
@@ -349,6 +360,7 @@ impl Shape {
             num_experts,
         };
         group_routes(device, &group)?;
+        let added = if added.is_empty() { None } else { Some(device.alloc_from(added)?) };
         let args = Experts {
             x: x.whole(),
             up: up.arguments(),
@@ -357,6 +369,8 @@ impl Shape {
             grouped: grouped.whole(),
             tiles: tiles.whole(),
             weights: weights.whole(),
+            added: added.as_ref().map(Buffer::whole),
+            listed: added.is_some(),
             next: Some(up.buffers[0].whole()),
             inner: inner.whole(),
             out: out.whole(),
@@ -379,6 +393,7 @@ impl Shape {
         x: &[bf16],
         inner: &[bf16],
         weights: &[f32],
+        added: &[f32],
         up: &Weights,
         down: &Weights,
     ) -> (Vec<f64>, Vec<f64>) {
@@ -387,7 +402,9 @@ impl Shape {
         for route in 0..rows * chosen {
             let x: Vec<f64> =
                 x[route / chosen * hidden..][..hidden].iter().map(|value| value.to_f64()).collect();
-            let both = up.product(self.expert(route), 2 * intermediate, &x);
+            let mut both = up.product(self.expert(route), 2 * intermediate, &x);
+            let added = added.iter().skip(route * both.len());
+            both.iter_mut().zip(added).for_each(|(sum, added)| *sum += f64::from(*added));
             inners.extend(both.chunks(2).map(|pair| activate(pair[0], pair[1])));
             let inner = &inner[route * intermediate..][..intermediate];
             let inner: Vec<f64> = inner.iter().map(|value| value.to_f64()).collect();
@@ -401,14 +418,14 @@ impl Shape {
 /// Of answers: sums of thousands of products in float32, in another order, of which tensor cores cut off the last bits.
 const TOLERANCE: f64 = 3e-5;
 
-fn run(device: &Device, shape: &Shape) -> Result<Report> {
+fn run(device: &Device, shape: &Shape, is_added: bool) -> Result<Report> {
     let Shape { rows, num_experts, hidden, intermediate, .. } = *shape;
     let x = random_bf16(1, rows * hidden, 2.0);
-    let weights = shape.weights();
+    let (weights, added) = (shape.weights(), shape.added(is_added));
     let up = Weights::new(device, 3, num_experts, 2 * intermediate, hidden)?;
     let down = Weights::new(device, 5, num_experts, hidden, intermediate)?;
-    let (inner, out) = shape.answers(device, &x, &weights, &up, &down)?;
-    let (inners, outs) = shape.reference(&x, &inner, &weights, &up, &down);
+    let (inner, out) = shape.answers(device, &x, &weights, &added, &up, &down)?;
+    let (inners, outs) = shape.reference(&x, &inner, &weights, &added, &up, &down);
     let inner_error = max_relative_error(&inner, &inners, rms(&inners))?;
     let out_error = max_relative_error(&out, &outs, rms(&outs))?;
     // Each by what is allowed: inner values are rounded once, to bf16.
@@ -426,8 +443,8 @@ fn bounds(device: &Device, rows: usize) -> Result<Report> {
     let up = Weights::new(device, 3, 1, 2 * intermediate, hidden)?;
     let scales = BOUNDS.into_iter().cycle().take(hidden).collect();
     let down = Weights::with(device, 5, scales, vec![bf16::ZERO; hidden])?;
-    let (inner, out) = shape.answers(device, &x, &weights, &up, &down)?;
-    let (_, outs) = shape.reference(&x, &inner, &weights, &up, &down);
+    let (inner, out) = shape.answers(device, &x, &weights, &[], &up, &down)?;
+    let (_, outs) = shape.reference(&x, &inner, &weights, &[], &up, &down);
     let of = |values: &[f64], bound: usize| -> Vec<f64> {
         values.iter().skip(bound).step_by(BOUNDS.len()).copied().collect()
     };

@@ -5,10 +5,10 @@ use half::bf16;
 use super::rms_norm::{EPS, reference};
 use super::{BF16_ROUNDING, Case, Report, max_relative_error, random_bf16, random_f32, rms};
 use crate::ops::{
-    GroupRoutes, PADDING, Route, Router, group_routes, linear_scratch_bytes, route, route_tile_len,
-    route_tiles_bytes, router,
+    GroupRoutes, Lora, LoraWeights, NO_ADAPTER, Output, PADDING, Route, Router, group_routes,
+    linear_scratch_bytes, lora_scratch_bytes, route, route_tile_len, route_tiles_bytes, router,
 };
-use crate::{Device, Result};
+use crate::{Buffer, Device, Result};
 
 /// Rows, experts and how many are chosen: all of them, fewer than a warp, the two published models, more than a warp
 /// holds.
@@ -41,6 +41,18 @@ const ROUTES: &[(usize, usize, usize, usize)] = &[
     (17, 64, 32, 4),
 ];
 
+/// Of those, ones whose routes are listed though there is one row, or whose logits an adapter changes.
+const LISTED: &[(usize, usize, usize, usize)] = &[(1, 32, 1, 1), (1, 2880, 128, 4)];
+const CHANGED: &[(usize, usize, usize, usize)] = &[(1, 64, 8, 2), (5, 96, 12, 3), (20, 64, 40, 4)];
+
+/// What is asked of `route` beside its shape.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Wish {
+    Plain,
+    Listed,
+    Changed,
+}
+
 pub(super) fn cases() -> Vec<Case> {
     let choice = |&(rows, num_experts, chosen): &(usize, usize, usize)| {
         let name = format!("router {chosen} of {num_experts} experts, {rows} rows");
@@ -51,12 +63,16 @@ pub(super) fn cases() -> Vec<Case> {
         let name = format!("group_routes {num_routes} to {num_experts} experts{where_to}");
         Case::new(name, move |device| group(device, num_routes, num_experts, to_one))
     };
-    let route = |&(rows, width, num_experts, chosen): &(usize, usize, usize, usize)| {
-        let name = format!("route {rows}x{width} to {chosen} of {num_experts} experts");
-        Case::new(name, move |device| run_route(device, rows, width, num_experts, chosen))
+    let route = |&(rows, width, num_experts, chosen): &(usize, usize, usize, usize), wish| {
+        let name = format!("route {rows}x{width} to {chosen} of {num_experts} experts, {wish:?}");
+        Case::new(name, move |device| run_route(device, [rows, width, num_experts, chosen], wish))
     };
+    let routes = [(ROUTES, Wish::Plain), (LISTED, Wish::Listed), (CHANGED, Wish::Changed)];
+    let routes = routes
+        .into_iter()
+        .flat_map(|(shapes, wish)| shapes.iter().map(move |shape| route(shape, wish)));
     let cases = CHOICES.iter().map(choice).chain(LISTS.iter().map(list));
-    cases.chain(ROUTES.iter().map(route)).collect()
+    cases.chain(routes).collect()
 }
 
 /// Rounded logits, so that there are ties; the second row holds a NaN, which is never chosen while there are numbers, and
@@ -154,28 +170,102 @@ fn lists(experts: &[u32], num_experts: usize) -> (Vec<u32>, Vec<[u32; 4]>) {
     (listed, tiles)
 }
 
+/// An adapter of the router's product, which all rows but the first have.
+struct Change {
+    a: Vec<bf16>,
+    b: Vec<bf16>,
+    buffers: [Buffer; 5],
+}
+
+impl Change {
+    const RANK: usize = 8;
+
+    fn new(device: &Device, rows: usize, width: usize, num_experts: usize) -> Result<Self> {
+        let a = random_bf16(6, Self::RANK * width, 1.0);
+        let b = random_bf16(7, num_experts * Self::RANK, 1.0);
+        let mut adapters = vec![0; rows];
+        if rows > 1 {
+            adapters[0] = NO_ADAPTER;
+        }
+        let scratch = lora_scratch_bytes(rows, width, Self::RANK);
+        let buffers = [
+            device.alloc_from(&a)?,
+            device.alloc_from(&b)?,
+            device.alloc_from(&[0u32])?,
+            device.alloc_from(&adapters)?,
+            device.alloc(scratch)?,
+        ];
+        Ok(Self { a, b, buffers })
+    }
+
+    fn argument<'a>(&'a self, args: &Route<'a>) -> Lora<'a> {
+        let [a, b, sets, adapters, scratch] = &self.buffers;
+        let (a, b, sets) = (a.whole(), b.whole(), sets.whole());
+        Lora {
+            x: args.normed,
+            weights: LoraWeights { a, b, sets, num_sets: 1, num_adapters: 1, rank: Self::RANK },
+            adapters: adapters.whole(),
+            routes: None,
+            scratch: scratch.whole(),
+            out: Output::Added(args.logits),
+            rows: args.rows,
+            inputs: args.width,
+            outputs: args.num_experts,
+        }
+    }
+}
+
 /// The greatest error of logits, judged by the rows `x` that the device has normalized.
-fn logits_error(logits: &[f32], x: &[bf16], weight: &[bf16], bias: &[bf16]) -> Result<f64> {
-    let width = weight.len() / bias.len();
+fn logits_error(
+    logits: &[f32],
+    x: &[bf16],
+    weight: &[bf16],
+    bias: &[bf16],
+    change: Option<&Change>,
+) -> Result<f64> {
+    let (width, num_rows) = (weight.len() / bias.len(), logits.len() / bias.len());
     let product = |x: &[bf16], weight: &[bf16]| {
         x.iter().zip(weight).map(|(a, b)| a.to_f64() * b.to_f64()).sum::<f64>()
     };
-    let of_row = |x| {
-        let weights = weight.chunks(width).zip(bias);
-        weights.map(move |(weight, bias)| product(x, weight) + bias.to_f64())
-    };
-    let expected: Vec<f64> = x.chunks(width).flat_map(of_row).collect();
+    let mut expected = Vec::with_capacity(logits.len());
+    for (row, x) in x.chunks(width).enumerate() {
+        let change = change.filter(|_| row > 0 || num_rows == 1);
+        let inner: Vec<f64> = change.map_or_else(Vec::new, |change| {
+            change.a.chunks(width).map(|weight| product(x, weight)).collect()
+        });
+        for (expert, (weight, bias)) in weight.chunks(width).zip(bias).enumerate() {
+            let gains = change.into_iter().flat_map(|change| &change.b[expert * Change::RANK..]);
+            let gain: f64 = gains.zip(&inner).map(|(b, inner)| b.to_f64() * inner).sum();
+            expected.push(product(x, weight) + bias.to_f64() + gain);
+        }
+    }
     max_relative_error(logits, &expected, rms(&expected))
 }
 
-/// The choice and the lists, which one row does without, are exact for the logits that the device has found. The last of
+/// The greatest error of the routes' weights by these logits; infinite if choice or lists are not exact.
+fn lists_error(device: &Device, args: &Route<'_>, logits: &[f32]) -> Result<f64> {
+    let Route { rows, num_experts, chosen, .. } = *args;
+    let (mut order, shares) = choices(logits, num_experts, chosen);
+    let num_real = if rows > 2 { (rows - 1) * chosen } else { rows * chosen };
+    order[num_real..].fill(PADDING);
+    let weights = device.read::<f32>(args.weights)?;
+    let share_error = max_relative_error(&weights[..num_real], &shares[..num_real], 1e-3)?;
+    let (listed, mut expected_tiles) = lists(&order, num_experts);
+    let tiles = device.read::<[u32; 4]>(args.tiles)?;
+    expected_tiles.resize(tiles.len(), [0; 4]);
+    let is_same = device.read::<u32>(args.experts)? == order
+        && device.read::<u32>(args.grouped)?[..listed.len()] == listed
+        && tiles == expected_tiles
+        && device.read::<u32>(args.scratch.slice(0..4)?)? == [0];
+    Ok(if is_same { share_error } else { f64::INFINITY })
+}
+
+/// The choice and the lists, which one row does without unless they are wanted, are exact for the logits that the device has found. The last of
 /// three or more rows is padding; the weights of two experts are the same, so that there are ties.
 fn run_route(
     device: &Device,
-    rows: usize,
-    width: usize,
-    num_experts: usize,
-    chosen: usize,
+    [rows, width, num_experts, chosen]: [usize; 4],
+    wish: Wish,
 ) -> Result<Report> {
     let residual = random_f32(1, rows * width, 8.0);
     let gain = random_bf16(4, width, 1.5);
@@ -198,7 +288,9 @@ fn run_route(
     let tiles = device.alloc(route_tiles_bytes(num_routes, num_experts))?;
     let scratch = device.alloc(linear_scratch_bytes(rows))?;
     device.zero(scratch.whole())?;
-    let args = Route {
+    let change = Change::new(device, rows, width, num_experts)?;
+    let change = (wish == Wish::Changed).then_some(&change);
+    let mut args = Route {
         residual: residual_buffer.whole(),
         gain: gain_buffer.whole(),
         eps: EPS,
@@ -207,6 +299,8 @@ fn run_route(
         bias: bias_buffer.whole(),
         positions: positions.whole(),
         logits: logits.whole(),
+        change: None,
+        listed: wish == Wish::Listed,
         experts: experts.whole(),
         weights: weights.whole(),
         grouped: grouped.whole(),
@@ -217,6 +311,7 @@ fn run_route(
         num_experts,
         chosen,
     };
+    args.change = change.map(|change| change.argument(&args));
     // Twice: what a launch leaves behind must not disturb the next.
     route(device, &args)?;
     device.zero(grouped.whole())?;
@@ -228,23 +323,11 @@ fn run_route(
     if max_relative_error(&x, &normal, 1e-3)? > BF16_ROUNDING * 1.01 {
         return Ok(Report { max_error: f64::INFINITY, tolerance: 0.0 });
     }
-    let error = logits_error(&logits, &x, &weight, &bias)?;
-    if rows == 1 {
+    let error = logits_error(&logits, &x, &weight, &bias, change)?;
+    if rows == 1 && wish != Wish::Listed {
         return Ok(Report { max_error: error, tolerance: 1e-5 });
     }
-    let (mut order, shares) = choices(&logits, num_experts, chosen);
-    let num_real = if rows > 2 { (rows - 1) * chosen } else { num_routes };
-    order[num_real..].fill(PADDING);
-    let weights = device.read::<f32>(weights.whole())?;
-    let share_error = max_relative_error(&weights[..num_real], &shares[..num_real], 1e-3)?;
-    let (listed, mut expected_tiles) = lists(&order, num_experts);
-    let tiles = device.read::<[u32; 4]>(tiles.whole())?;
-    expected_tiles.resize(tiles.len(), [0; 4]);
-    let is_same = device.read::<u32>(experts.whole())? == order
-        && device.read::<u32>(grouped.whole())?[..listed.len()] == listed
-        && tiles == expected_tiles
-        && device.read::<u32>(scratch.slice(0..4)?)? == [0];
-    let max_error = if is_same { error.max(share_error) } else { f64::INFINITY };
+    let max_error = error.max(lists_error(device, &args, &logits)?);
     // Sums in float32, and exp with the card's fast instruction.
     Ok(Report { max_error, tolerance: 1e-5 })
 }

@@ -116,10 +116,10 @@ pub(super) fn dense(rows: usize, inputs: usize, outputs: usize) -> DenseKernel {
 /// Rows up to which one kernel makes the router's product, chooses the experts and lists the routes.
 pub(super) const ROUTED_TOGETHER: usize = 16;
 
-/// Whether rows are so few that there are no lists of routes: the experts' kernels choose for themselves, which is quicker
-/// than to wait for a list.
-pub(super) fn are_unlisted(rows: usize) -> bool {
-    rows == 1
+/// Whether rows are so few that there are no lists of routes, unless they are wanted: the experts' kernels choose for
+/// themselves, which is quicker than to wait for a list.
+pub(super) fn are_unlisted(rows: usize, listed: bool) -> bool {
+    rows == 1 && !listed
 }
 
 /// Bytes that the experts' down product asks for ahead of the next kernels: for more rows it ends less abruptly, and the
@@ -152,6 +152,11 @@ pub(super) struct ExpertKernels {
 }
 
 impl ExpertKernels {
+    /// Whether they choose one row's experts themselves.
+    pub(super) fn are_for_one_row(&self) -> bool {
+        self.up.name == EXPERTS_ONE.up.name
+    }
+
     /// Tiles of routes at most: each expert in use begins one of its own.
     pub(super) fn num_tiles(&self, num_routes: usize, num_experts: usize) -> usize {
         num_routes.min(num_experts + num_routes / self.tile_len)
@@ -225,13 +230,21 @@ pub(super) fn listed_experts(num_routes: usize, num_experts: usize) -> ExpertKer
 }
 
 /// The kernels of the experts for rows of that many routes each.
-pub(super) fn experts(rows: usize, chosen: usize, num_experts: usize) -> ExpertKernels {
-    if are_unlisted(rows) { EXPERTS_ONE } else { listed_experts(rows * chosen, num_experts) }
+pub(super) fn experts(
+    rows: usize,
+    chosen: usize,
+    num_experts: usize,
+    listed: bool,
+) -> ExpertKernels {
+    match are_unlisted(rows, listed) {
+        true => EXPERTS_ONE,
+        false => listed_experts(rows * chosen, num_experts),
+    }
 }
 
 /// All pairs of kernels that can serve that many rows.
 pub(super) fn all_experts(rows: usize) -> impl Iterator<Item = ExpertKernels> {
-    are_unlisted(rows).then_some(EXPERTS_ONE).into_iter().chain(LISTED)
+    are_unlisted(rows, false).then_some(EXPERTS_ONE).into_iter().chain(LISTED)
 }
 
 #[cfg(test)]

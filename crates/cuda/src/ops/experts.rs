@@ -35,6 +35,9 @@ pub struct Experts<'a> {
     pub tiles: BufferSlice<'a>,
     /// `[rows * chosen]` float32: what each answer is multiplied by.
     pub weights: BufferSlice<'a>,
+    /// `[rows * chosen, 2 * intermediate]` float32: what is added to the up product of each route before the activation; only
+    /// where routes are listed.
+    pub added: Option<BufferSlice<'a>>,
     /// Weights that the kernel after the next one reads, if it is known: where few rows leave the memory idle in between, the
     /// first of them are brought to the level 2 cache.
     pub next: Option<BufferSlice<'a>>,
@@ -44,6 +47,8 @@ pub struct Experts<'a> {
     pub out: BufferSlice<'a>,
     /// Rows of `x`.
     pub rows: usize,
+    /// Whether the routes of one row are listed, too.
+    pub listed: bool,
     /// Experts of a row.
     pub chosen: usize,
     /// Experts there are.
@@ -69,6 +74,7 @@ struct Params {
     tiles: DevicePtr,
     weights: DevicePtr,
     logits: DevicePtr,
+    added: DevicePtr,
     next: DevicePtr,
     out: DevicePtr,
     num_experts: u32,
@@ -81,12 +87,13 @@ struct Params {
     alpha: f32,
 }
 
-/// `out[t] = weights[t] * down(swiglu(up(x[t / chosen])))` for every route t, by its expert.
+/// `out[t] = weights[t] * down(swiglu(up(x[t / chosen]) + added[t]))` for every route t, by its expert.
 ///
 /// `logits`, `grouped` and `tiles` are what [`super::route`] made of `rows * chosen` routes; others give other
 /// numbers, but nothing outside of the buffers is touched.
 pub fn experts(device: &Device, args: &Experts<'_>) -> Result<()> {
-    experts_by(device, args, choice::experts(args.rows, args.chosen, args.num_experts))
+    let Experts { rows, chosen, num_experts, listed, .. } = *args;
+    experts_by(device, args, choice::experts(rows, chosen, num_experts, listed))
 }
 
 /// What the down product asks for ahead of the next kernels, and how many bytes of it.
@@ -121,6 +128,13 @@ pub(super) fn experts_by(
     let num_tiles = kernels.num_tiles(num_routes, num_experts);
     let tiles = check.tensor("tiles", args.tiles, &[num_tiles], ROUTE_TILE)?;
     let weights = check.tensor("weights", args.weights, &[num_routes], word)?;
+    let added = match args.added {
+        Some(_) if kernels.are_for_one_row() => {
+            return check.refuse("added", "is for routes that are listed".to_owned());
+        }
+        Some(added) => check.tensor("added", added, &[num_routes, 2 * intermediate], word)?,
+        None => DevicePtr::NULL,
+    };
     let inner = check.tensor("inner", args.inner, &[num_routes, intermediate], BF16)?;
     let params = |x, weight: &ExpertWeights<'_>, out, outputs: usize, inputs: usize| {
         let shape = [num_experts, outputs, inputs / 32];
@@ -133,6 +147,7 @@ pub(super) fn experts_by(
             tiles,
             weights,
             logits,
+            added,
             next,
             out,
             num_experts: check.count("num_experts", num_experts)?,

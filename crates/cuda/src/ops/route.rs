@@ -4,8 +4,8 @@ use bytemuck::{Pod, Zeroable};
 
 use super::router::{MAX_CHOSEN, MAX_EXPERTS};
 use super::{
-    Arguments, BF16, GroupRoutes, Linear, Output, ROUTE_TILE, RmsNorm, Router, choice,
-    group_routes, linear, rms_norm, router,
+    Arguments, BF16, GroupRoutes, Linear, Lora, Output, ROUTE_TILE, RmsNorm, Router, choice,
+    group_routes, linear, lora, rms_norm, router,
 };
 use crate::{BufferSlice, Device, DevicePtr, Grid, Result};
 
@@ -31,7 +31,11 @@ pub struct Route<'a> {
     pub positions: BufferSlice<'a>,
     /// `[rows, num_experts]` float32.
     pub logits: BufferSlice<'a>,
-    /// `[rows, chosen]` u32, the best first. These and what follows are not written for one row.
+    /// What adapters add to the logits before experts are chosen by them.
+    pub change: Option<Lora<'a>>,
+    /// Whether the routes of one row are listed, too.
+    pub listed: bool,
+    /// `[rows, chosen]` u32, the best first. These and what follows are not written where routes are not listed.
     pub experts: BufferSlice<'a>,
     /// `[rows, chosen]` float32, a softmax over the chosen; those of a row that pads mean nothing.
     pub weights: BufferSlice<'a>,
@@ -89,10 +93,14 @@ struct OneParams {
 }
 
 /// Normalizes the rows, scores the experts for each, chooses the best and lists the routes to them as [`super::experts`]
-/// takes them. One launch for one row, without choice and lists; two for few rows, four for many.
+/// takes them. One launch for one row, without choice and lists; two for few rows, four for many and where adapters change
+/// the logits; they take two more.
 pub fn route(device: &Device, args: &Route<'_>) -> Result<()> {
-    if choice::are_unlisted(args.rows) {
+    if choice::are_unlisted(args.rows, args.listed) {
         route_one(device, args)?;
+        if let Some(change) = &args.change {
+            lora(device, change)?;
+        }
         return device.mark("router");
     }
     let norm = RmsNorm {
@@ -107,7 +115,7 @@ pub fn route(device: &Device, args: &Route<'_>) -> Result<()> {
     };
     rms_norm(device, &norm)?;
     device.mark("norm")?;
-    if args.rows <= choice::ROUTED_TOGETHER {
+    if args.rows <= choice::ROUTED_TOGETHER && args.change.is_none() {
         route_few(device, args)?;
     } else {
         route_many(device, args)?;
@@ -158,6 +166,9 @@ fn route_many(device: &Device, args: &Route<'_>) -> Result<()> {
         outputs: num_experts,
     };
     linear(device, &product)?;
+    if let Some(change) = &args.change {
+        lora(device, change)?;
+    }
     router(device, &Router { logits, positions, experts, weights, rows, num_experts, chosen })?;
     let (grouped, tiles, num_routes) = (args.grouped, args.tiles, rows * chosen);
     group_routes(device, &GroupRoutes { experts, grouped, tiles, num_routes, num_experts })

@@ -84,7 +84,7 @@ pub fn dense(device: &Device, rows: usize, inputs: usize, outputs: usize) -> Res
 pub fn experts(device: &Device, rows: usize, sizes: ExpertSizes) -> Result<Vec<Variant>> {
     let layer = ExpertLayer::new(device, rows, sizes)?;
     let num_routes = rows * sizes.chosen;
-    let chosen = choice::experts(rows, sizes.chosen, sizes.num_experts).up.name;
+    let chosen = choice::experts(rows, sizes.chosen, sizes.num_experts, false).up.name;
     let variants = choice::all_experts(rows).map(|kernels| {
         let num_tiles = kernels.num_tiles(num_routes, sizes.num_experts);
         let tiles = device.alloc(num_tiles * ROUTE_TILE)?;
@@ -179,6 +179,8 @@ impl ExpertLayer {
             grouped: self.grouped.whole(),
             tiles: tiles.whole(),
             weights: self.weights.whole(),
+            added: None,
+            listed: false,
             next: None,
             inner: self.inner.whole(),
             out: self.out.whole(),

@@ -88,6 +88,19 @@ impl LowRank {
         self.b.chunks_exact(self.rank)
     }
 
+    /// A row of A.
+    pub(crate) fn a_row(&self, rank: usize) -> impl Iterator<Item = f32> {
+        let vectors_per_row = self.num_inputs / MAX_LANES;
+        let four = &self.a[rank / RANKS_TOGETHER * vectors_per_row..][..vectors_per_row];
+        four.iter().flat_map(move |rows| rows[rank % RANKS_TOGETHER])
+    }
+
+    /// A row of B.
+    pub(crate) fn b_row(&self, output: usize) -> impl Iterator<Item = f32> {
+        let sixteen = &self.b[output / MAX_LANES * self.rank..][..self.rank];
+        sixteen.iter().map(move |vector| vector[output % MAX_LANES])
+    }
+
     /// Multiplications for one row.
     pub(crate) fn num_products(&self) -> usize {
         self.rank * (self.num_inputs + self.num_outputs)
@@ -122,6 +135,11 @@ mod tests {
         // Row `o` of B holds ranks 0, 1, 2 of both experts in turn: 6 o + 2 r + 1 is this expert's.
         assert_eq!(sixteens[0][2][4], 2.0 * (6.0 * 4.0 + 2.0 * 2.0 + 1.0));
         assert_eq!(sixteens[1][0][..2], [2.0 * (6.0 * 16.0 + 1.0), 0.0]);
+        // Taken apart again.
+        let row: Vec<f32> = second.a_row(2).collect();
+        assert_eq!(row, a[5 * 16..]);
+        let row: Vec<f32> = second.b_row(16).collect();
+        assert_eq!(row, [0.0, 1.0, 2.0].map(|rank| 2.0 * (6.0 * 16.0 + 2.0 * rank + 1.0)));
     }
 
     /// Numbers between -1 and 1 with no pattern.

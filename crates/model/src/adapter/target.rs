@@ -64,7 +64,7 @@ impl Target {
     }
 
     /// Outputs and inputs.
-    pub(super) fn shape(self, base: &Config) -> [usize; 2] {
+    pub(crate) fn shape(self, base: &Config) -> [usize; 2] {
         let (hidden, inner) = (base.hidden_size as usize, base.intermediate_size as usize);
         match self {
             Self::Query => [base.query_size(), hidden],
@@ -77,7 +77,7 @@ impl Target {
     }
 
     /// How many products share its weight.
-    pub(super) fn num_experts(self, base: &Config) -> usize {
+    pub(crate) fn num_experts(self, base: &Config) -> usize {
         match self {
             Self::GateUp | Self::Down => base.num_experts as usize,
             _ => 1,

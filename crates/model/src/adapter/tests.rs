@@ -199,6 +199,17 @@ fn numbers_of_another_type_are_refused() {
 }
 
 #[test]
+fn numbers_that_are_not_finite_are_refused() {
+    for (bits, word) in [(f32::NAN, "NaN"), (f32::INFINITY, "inf"), (f32::MAX, "3402823")] {
+        let name = tensor(1, "mlp.experts.lora_B");
+        refused("some", &[&name, word], |files, _| {
+            let (_, _, bytes) = files.tensors.get_mut(&name).unwrap();
+            bytes[40..44].copy_from_slice(&bits.to_le_bytes());
+        });
+    }
+}
+
+#[test]
 fn missing_and_damaged_files_are_named() {
     let dir = tempfile::tempdir().unwrap();
     let message = |dir: &Path| Adapter::open(dir, &base()).unwrap_err().to_string();

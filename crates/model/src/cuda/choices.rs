@@ -24,7 +24,7 @@ fn executor() -> CudaExecutor {
         ..CudaOptions::default()
     };
     options.kv_bytes = Some(8 * options.kv_bytes_for_one_context(checkpoint.config()));
-    CudaExecutor::new(&Device::host().unwrap(), &checkpoint, &options, &|_| ()).unwrap()
+    CudaExecutor::new(&Device::host().unwrap(), &checkpoint, &[], &options, &|_| ()).unwrap()
 }
 
 /// One sequence of `len` tokens for each wish; the next token of each is wanted.

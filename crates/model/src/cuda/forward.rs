@@ -1,18 +1,20 @@
 //! The forward pass on a device: one function for prefill, decode and mixed steps.
 
+mod attention;
+mod mlp;
+
 use std::ops::Range;
 
 use harmonium_cuda::ops::{
-    AttentionDecode, AttentionPrefill, Embedding, ExpertWeights, Experts, HEAD_LEN, KvShape,
-    Linear, MAX_ALTERNATIVES, Output, RmsNorm, Rope, Route, Sample, Splits, TokenLogprob,
-    attention_decode, attention_prefill, cuts_bytes, embedding, experts, linear, masks_bytes,
-    rms_norm, rope, route, route_tiles_bytes, sample, slices_bytes,
+    Embedding, KvShape, Linear, Lora, LoraRoutes, MAX_ALTERNATIVES, Output, RmsNorm, Sample,
+    TokenLogprob, cuts_bytes, embedding, linear, lora, masks_bytes, rms_norm, sample, slices_bytes,
 };
 use harmonium_cuda::{Buffer, BufferSlice, Device, Graph, Profile, Result};
 
-use super::plan::{Plan, Sizes, kv_shape, num_splits};
+use super::adapters::{Base, DeviceAdapters, Product};
+use super::plan::{Plan, Sizes, kv_shape};
 use super::step::Step;
-use super::weights::{DeviceExperts, DeviceLayer, DeviceLinear, DeviceWeights};
+use super::weights::{DeviceLinear, DeviceWeights};
 use crate::config::{Config, LayerKind};
 use crate::rope::Rotary;
 
@@ -25,6 +27,7 @@ pub(super) struct Model {
     pub(super) device: Device,
     config: Config,
     weights: DeviceWeights,
+    adapters: Option<DeviceAdapters>,
     /// Keys and values of each layer.
     caches: Vec<[Buffer; 2]>,
     full: KvShape,
@@ -114,6 +117,7 @@ impl Model {
         device: &Device,
         config: &Config,
         weights: DeviceWeights,
+        adapters: Option<DeviceAdapters>,
         plan: &Plan,
         num_tokens: usize,
     ) -> Result<Self> {
@@ -141,6 +145,7 @@ impl Model {
             device: device.clone(),
             config: config.clone(),
             weights,
+            adapters,
             caches,
             full,
             window,
@@ -200,7 +205,8 @@ impl Model {
     #[cfg(all(test, feature = "host-device"))]
     pub(super) fn routes_per_expert(&self, rows: usize) -> Result<Vec<u32>> {
         let chosen = self.config.experts_per_token as usize;
-        let bytes = route_tiles_bytes(rows * chosen, self.config.num_experts as usize);
+        let bytes =
+            harmonium_cuda::ops::route_tiles_bytes(rows * chosen, self.config.num_experts as usize);
         let tiles = self.device.read::<[u32; 4]>(first(&self.buffers.route_tiles, bytes)?)?;
         let mut num_routes = vec![0; self.config.num_experts as usize];
         for [expert, _, num, _] in tiles {
@@ -240,7 +246,7 @@ impl Model {
             self.norm(rows, added, &layer.attention_norm)?;
             self.attention(step, index, layer)?;
             let next = self.weights.layers.get(index + 1).map(|layer| &layer.qkv.weight);
-            self.mlp(step, layer, next.unwrap_or(&self.weights.lm_head))?;
+            self.mlp(step, index, layer, next.unwrap_or(&self.weights.lm_head))?;
         }
         self.norm(rows, Some((answers, chosen)), &self.weights.norm)
     }
@@ -288,165 +294,41 @@ impl Model {
         linear(&self.device, &args)
     }
 
-    /// From normed rows to attention's part of the residual. Writes the rows' keys and values on the way.
-    fn attention(&self, step: &Step, index: usize, layer: &DeviceLayer) -> Result<()> {
-        let (b, rows, shape) = (&self.buffers, step.rows, &self.full);
-        let hidden_len = rows * self.config.hidden_size as usize;
-        let qkv = first(&b.qkv, rows * shape.qkv_len() * WORD)?;
-        self.linear(rows, first(&b.normed, hidden_len * BF16)?, &layer.qkv, Output::F32(qkv))?;
-        self.device.mark("qkv")?;
-        let out = first(&b.attended, rows * shape.query_len() * BF16)?;
-        self.attend(step, index, layer.sinks.whole(), qkv, out)?;
-        self.device.mark("attention")?;
-        let residual = Output::Added(first(&b.residual, hidden_len * WORD)?);
-        self.linear(rows, out, &layer.output, residual)?;
-        self.device.mark("attention output")
-    }
-
-    /// From queries, keys and values as the product gives them to what each head attends to.
-    fn attend(
-        &self,
+    /// What the step's adapters add to a product that was computed without them, if anything.
+    fn change<'a>(
+        &'a self,
         step: &Step,
-        index: usize,
-        sinks: BufferSlice<'_>,
-        qkv: BufferSlice<'_>,
-        out: BufferSlice<'_>,
+        layer: usize,
+        product: Product,
+        x: BufferSlice<'a>,
+        out: Output<'a>,
+        routes: Option<LoraRoutes<'a>>,
+    ) -> Result<Option<Lora<'a>>> {
+        let Some(all) = self.adapters(step) else { return Ok(None) };
+        let adapters = self.buffers.inputs.slice(step.adapters.clone())?;
+        Ok(all.change(Base { layer, product, x, adapters, routes, out, rows: step.rows }))
+    }
+
+    /// Adds it.
+    fn adapt<'a>(
+        &'a self,
+        step: &Step,
+        layer: usize,
+        product: Product,
+        x: BufferSlice<'a>,
+        out: Output<'a>,
+        routes: Option<LoraRoutes<'a>>,
     ) -> Result<()> {
-        let (b, rows) = (&self.buffers, step.rows);
-        let kind = self.config.layers[index];
-        let (shape, window) = match kind {
-            LayerKind::Full => (self.full, None),
-            LayerKind::Window => (self.window, Some(self.config.window)),
+        let Some(change) = self.change(step, layer, product, x, out, routes)? else {
+            return Ok(());
         };
-        let group = step.group(kind);
-        let [keys, values] = &self.caches[index];
-        let (keys, values) = (keys.whole(), values.whole());
-        let (rotations, context_len) = (b.rotations.whole(), self.context_len);
-        let tables = b.inputs.slice(step.tables_start..b.inputs.len())?;
-        // Single rows bring their own keys; rows that see each other's need them in the cache before any attends.
-        if !step.are_single {
-            let queries = first(&b.queries, rows * shape.query_len() * BF16)?;
-            let positions = b.inputs.slice(step.positions.clone())?;
-            let slots = b.inputs.slice(group.slots.clone())?;
-            let args = Rope {
-                qkv,
-                queries,
-                positions,
-                slots,
-                rotations,
-                keys,
-                values,
-                rows,
-                context_len,
-                shape,
-            };
-            rope(&self.device, &args)?;
-            if group.num_prefill > 0 {
-                let args = AttentionPrefill {
-                    queries,
-                    keys,
-                    values,
-                    sinks,
-                    positions,
-                    tables,
-                    tiles: b.inputs.slice(group.prefill.clone())?,
-                    out,
-                    rows,
-                    num_tiles: group.num_prefill,
-                    window,
-                    shape,
-                };
-                attention_prefill(&self.device, &args)?;
-            }
-        }
-        if group.num_decode > 0 {
-            let args = AttentionDecode {
-                qkv,
-                rotations,
-                keys,
-                values,
-                is_cached: !step.are_single,
-                sinks,
-                tables,
-                decode: b.inputs.slice(group.decode.clone())?,
-                out,
-                rows,
-                num_decode: group.num_decode,
-                context_len,
-                window,
-                shape,
-                splits: self.splits(group.num_decode, shape, window)?,
-            };
-            attention_decode(&self.device, &args)?;
-        }
-        Ok(())
+        lora(&self.device, &change)?;
+        self.device.mark("adapters")
     }
 
-    /// What the pieces of that many rows' contexts need.
-    fn splits(&self, num_rows: usize, shape: KvShape, window: Option<u32>) -> Result<Splits<'_>> {
-        let num_splits = num_splits(num_rows, shape.num_kv_heads, window);
-        let num_parts = num_rows * shape.num_heads * num_splits;
-        Ok(Splits {
-            parts: first(&self.buffers.parts, num_parts * HEAD_LEN * WORD)?,
-            stats: first(&self.buffers.stats, num_parts * 2 * WORD)?,
-            tickets: first(&self.buffers.tickets, num_rows * shape.num_kv_heads * WORD)?,
-            num_splits,
-        })
-    }
-
-    /// From the residual to the answers of the rows' experts. `next` are the weights that are read after them.
-    fn mlp(&self, step: &Step, layer: &DeviceLayer, next: &Buffer) -> Result<()> {
-        let (b, rows) = (&self.buffers, step.rows);
-        let (hidden, intermediate) =
-            (self.config.hidden_size as usize, self.config.intermediate_size as usize);
-        let (num_experts, chosen) =
-            (self.config.num_experts as usize, self.config.experts_per_token as usize);
-        let num_routes = rows * chosen;
-        let normed = first(&b.normed, rows * hidden * BF16)?;
-        let logits = first(&b.router_logits, rows * num_experts * WORD)?;
-        let weights = first(&b.weights, num_routes * WORD)?;
-        let grouped = first(&b.grouped, num_routes * WORD)?;
-        let tiles = first(&b.route_tiles, route_tiles_bytes(num_routes, num_experts))?;
-        let args = Route {
-            residual: first(&b.residual, rows * hidden * WORD)?,
-            gain: layer.mlp_norm.whole(),
-            eps: self.config.rms_norm_eps,
-            normed,
-            weight: layer.router.weight.whole(),
-            bias: layer.router.bias.whole(),
-            positions: b.inputs.slice(step.positions.clone())?,
-            logits,
-            experts: first(&b.experts, num_routes * WORD)?,
-            weights,
-            grouped,
-            tiles,
-            scratch: b.scratch.whole(),
-            rows,
-            width: hidden,
-            num_experts,
-            chosen,
-        };
-        route(&self.device, &args)?;
-        let args = Experts {
-            x: normed,
-            up: expert_weights(&layer.up),
-            down: expert_weights(&layer.down),
-            logits,
-            grouped,
-            tiles,
-            weights,
-            next: Some(next.whole()),
-            inner: first(&b.inner, num_routes * intermediate * BF16)?,
-            out: first(&b.answers, num_routes * hidden * WORD)?,
-            rows,
-            chosen,
-            num_experts,
-            hidden,
-            intermediate,
-            limit: self.config.swiglu_limit,
-            alpha: self.config.swiglu_alpha,
-        };
-        experts(&self.device, &args)
+    /// The adapters, if a row of the step has one.
+    fn adapters(&self, step: &Step) -> Option<&DeviceAdapters> {
+        self.adapters.as_ref().filter(|_| step.is_adapted)
     }
 
     /// Chooses the tokens that follow the wanted rows of the last step.
@@ -515,13 +397,5 @@ impl Model {
             },
         )?;
         self.device.mark("logits")
-    }
-}
-
-fn expert_weights(weights: &DeviceExperts) -> ExpertWeights<'_> {
-    ExpertWeights {
-        blocks: weights.blocks.whole(),
-        scales: weights.scales.whole(),
-        bias: weights.bias.whole(),
     }
 }

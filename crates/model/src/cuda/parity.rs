@@ -3,16 +3,18 @@
 use std::sync::Arc;
 
 use harmonium_cuda::Device;
-use harmonium_engine::{Sample, SamplingParams};
+use harmonium_engine::{AdapterId, Executor, Sample, SamplingParams};
 
 use super::wishes::Wishes;
 use super::{CudaExecutor, CudaOptions};
-use crate::logits::{LogitsMode, LogitsPlace, logits, median_row_error};
-use crate::parity::{directory, golden, relative_error};
+use crate::logits::{LogitsMode, LogitsPlace, adapted_logits, logits, median_row_error};
+use crate::parity::{
+    Sequence, adapter_directory, batch, directory, golden, golden_in, relative_error, sequence,
+};
 use crate::profile::Profile;
 use crate::synth::{SHARD_BYTES, Shape, Synth};
 use crate::traffic::{Widths, decode_ops};
-use crate::{Checkpoint, CpuExecutor, CpuOptions, Precision};
+use crate::{Adapter, Checkpoint, CpuExecutor, CpuOptions, Precision};
 
 /// Bound of ‖ours − reference‖ / ‖reference‖ against float32.
 ///
@@ -117,7 +119,7 @@ fn synthetic_tokens_spread_over_the_experts() {
         ..CudaOptions::default()
     };
     let device = Device::host().unwrap();
-    let executor = CudaExecutor::new(&device, &checkpoint, &options, &|_| ()).unwrap();
+    let executor = CudaExecutor::new(&device, &checkpoint, &[], &options, &|_| ()).unwrap();
     let batch = crate::logits::prefill(&executor.spec, &tokens);
     executor.step(&batch, &[599], Wishes::default()).unwrap();
     let routes = executor.model.routes_per_expert(600).unwrap();
@@ -136,7 +138,7 @@ fn profiles_name_every_operation_of_a_step() {
     let cpu = CpuOptions { kv_bytes: 8 << 20, context_len: Some(64), ..CpuOptions::default() };
     let device = Device::host().unwrap();
     let executors: [Box<dyn Profile>; 2] = [
-        Box::new(CudaExecutor::new(&device, &checkpoint, &options, &|_| ()).unwrap()),
+        Box::new(CudaExecutor::new(&device, &checkpoint, &[], &options, &|_| ()).unwrap()),
         Box::new(CpuExecutor::new(&checkpoint, &cpu).unwrap()),
     ];
     for mut executor in executors {
@@ -155,5 +157,94 @@ fn profiles_name_every_operation_of_a_step() {
         assert!(times.iter().all(|time| time.seconds > 0.0), "{times:?}");
         // A step after it is not disturbed.
         executor.run(&batch).unwrap();
+    }
+}
+
+/// Bounds of the error with an adapter, of all rows together and of each. Its matrices are rounded to bf16, too, and what
+/// `wide` adds is more than what the base gives: ours are 1.7e-2 and up to 2.5e-2. An adapter left out, or taken for the
+/// other, costs 4e-1 or more.
+const ADAPTER_TOLERANCE: f64 = 2e-2;
+const ADAPTED_ROW_TOLERANCE: f64 = 5e-2;
+
+fn adapter(name: &str, checkpoint: &Checkpoint) -> Adapter {
+    Adapter::open(&adapter_directory(name), checkpoint.config()).unwrap()
+}
+
+fn golden_of(adapter: &str) -> (Vec<u32>, Vec<f32>) {
+    golden_in(&adapter_directory(adapter))
+}
+
+#[test]
+fn adapters_match_peft() {
+    let checkpoint = Checkpoint::open(&directory("group2")).unwrap();
+    let device = Device::host().unwrap();
+    for name in ["wide", "narrow"] {
+        let (tokens, reference) = golden_of(name);
+        for mode in [LogitsMode::All, LogitsMode::Chunk(7), LogitsMode::DecodeLast(25)] {
+            let adapter = adapter(name, &checkpoint);
+            let place = LogitsPlace::Device(&device);
+            let ours = adapted_logits(&checkpoint, adapter, &tokens, mode, place).unwrap();
+            let error = relative_error(&ours[ours.len() - reference.len()..], &reference);
+            assert!(error <= ADAPTER_TOLERANCE, "{name} {mode:?}: relative error {error:e}");
+        }
+    }
+}
+
+/// Logits of a sequence's last token on the processor, alone.
+fn alone(checkpoint: &Checkpoint, names: [&str; 2], sequence: &Sequence) -> Vec<f32> {
+    let (tokens, mode) = (&sequence.tokens, LogitsMode::All);
+    let place = LogitsPlace::Cpu(Precision::Float32);
+    let all = match sequence.adapter {
+        Some(AdapterId(id)) => {
+            let adapter = adapter(names[id as usize], checkpoint);
+            adapted_logits(checkpoint, adapter, tokens, mode, place)
+        }
+        None => logits(checkpoint, tokens, mode, place),
+    };
+    let width = checkpoint.config().vocab_size as usize;
+    let mut all = all.unwrap();
+    all.split_off(all.len() - width)
+}
+
+#[test]
+fn the_base_and_two_adapters_share_steps() {
+    let checkpoint = Checkpoint::open(&directory("group2")).unwrap();
+    let names = ["wide", "narrow"];
+    let adapters = names.map(|name| adapter(name, &checkpoint));
+    let mut options =
+        CudaOptions { context_len: Some(64), max_sequences: 8, ..CudaOptions::default() };
+    options.kv_bytes = Some(8 * options.kv_bytes_for_one_context(checkpoint.config()));
+    let device = Device::host().unwrap();
+    let mut executor =
+        CudaExecutor::new(&device, &checkpoint, &adapters, &options, &|_| ()).unwrap();
+    let vocab_size = checkpoint.config().vocab_size as usize;
+    // Tokens that bring no two experts near a tie, for the base and for each adapter.
+    let tokens = [golden("group2").0, golden_of(names[0]).0, golden_of(names[1]).0];
+    let ids = [None, Some(AdapterId(1)), Some(AdapterId(0)), Some(AdapterId(0)), None];
+    let given = ids.map(|id| &tokens[id.map_or(0, |AdapterId(id)| id as usize + 1)]);
+    let mut sequences: Vec<Sequence> = (0..5)
+        .map(|owner| {
+            let mut sequence = sequence(owner as u32, 0);
+            sequence.tokens.extend(&given[owner][..3 + 7 * owner]);
+            sequence.adapter = ids[owner];
+            sequence
+        })
+        .collect();
+    // Prompts, single rows, and single rows of the base alone, for which there is another graph; then all again.
+    for (step, num) in [5, 5, 1, 5].into_iter().enumerate() {
+        let some = &mut sequences[..num].iter_mut().collect::<Vec<_>>();
+        let batch = batch(some);
+        let rows: Vec<usize> = batch.samples.iter().map(|sample| sample.row).collect();
+        let ours = executor.logits(&batch, &rows).unwrap();
+        let sampled = executor.run(&batch).unwrap();
+        let rows = ours.chunks(vocab_size).zip(sampled).zip(some);
+        for (owner, ((ours, sampled), sequence)) in rows.enumerate() {
+            let error = relative_error(ours, &alone(&checkpoint, names, sequence));
+            assert!(error <= ADAPTED_ROW_TOLERANCE, "step {step}, {owner}: error {error:e}");
+            let greatest = ours.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            assert_eq!(ours[sampled.token as usize], greatest, "step {step}, sequence {owner}");
+            sequence.len_done = sequence.tokens.len();
+            sequence.tokens.push(given[owner][sequence.len_done]);
+        }
     }
 }

@@ -8,7 +8,8 @@ use harmonium_cuda::ops::{
 };
 use harmonium_engine::ExecutorSpec;
 
-use super::CudaOptions;
+use super::{CudaOptions, adapters};
+use crate::adapter::Adapter;
 use crate::config::{Config, LayerKind};
 use crate::error::{Error, Result};
 use crate::memory::{self, KvLimits};
@@ -111,14 +112,24 @@ pub(super) fn num_splits(num_rows: usize, num_kv_heads: usize, window: Option<u3
     window.map_or(filling, |window| filling.min((window as usize).div_ceil(WINDOW_SPLIT).max(1)))
 }
 
-/// Plans the memory of an executor. Fails if the weights do not fit, or no context beside them.
-pub fn plan(config: &Config, options: &CudaOptions, memory_bytes: u64) -> Result<Plan> {
+/// Plans the memory of an executor with these adapters, all opened for this config. Fails if the weights do not fit, or no
+/// context beside them.
+pub fn plan(
+    config: &Config,
+    adapters: &[Adapter],
+    options: &CudaOptions,
+    memory_bytes: u64,
+) -> Result<Plan> {
     check(config, options)?;
     let context_len = options.context_len.unwrap_or(config.context_len);
     let weights = weight_items(config);
     let sizes = sizes(config, options, context_len);
     let mut items = weights;
     items.extend(sizes.items());
+    if !adapters.is_empty() {
+        let bytes = adapters::num_bytes(config, adapters, options.max_rows as usize);
+        items.push(PlanItem { name: "adapters", bytes });
+    }
     items.push(PlanItem { name: "driver and graphs", bytes: RESERVE_BYTES });
     let taken: u64 = items.iter().map(|item| item.bytes).sum();
     let left = memory_bytes.saturating_sub(taken);
@@ -132,7 +143,8 @@ pub fn plan(config: &Config, options: &CudaOptions, memory_bytes: u64) -> Result
         );
         return Err(Error::Option { option: "memory_bytes", message });
     }
-    let spec = memory::plan(config, &limits)?;
+    let mut spec = memory::plan(config, &limits)?;
+    spec.num_adapters = u32::try_from(adapters.len()).expect("no memory holds so many");
     let kind_bytes = |kind: LayerKind, num_blocks: u32| PlanItem {
         name: match kind {
             LayerKind::Full => "keys and values, full layers",
@@ -275,7 +287,7 @@ fn sizes(config: &Config, options: &CudaOptions, context_len: u32) -> Sizes {
         stats: num_parts * 2 * 4,
         scratch: linear_scratch_bytes(rows),
         tickets: single_rows * num_kv_heads * 4,
-        inputs: (5 * rows + tables) * 4
+        inputs: (6 * rows + tables) * 4
             + sequences * size_of::<Wish>()
             + 2 * tiles * size_of::<RowTile>()
             + 4096,
@@ -321,7 +333,7 @@ impl Sizes {
     }
 }
 
-fn aligned(bytes: u64) -> u64 {
+pub(super) fn aligned(bytes: u64) -> u64 {
     bytes.next_multiple_of(ALIGNMENT)
 }
 
@@ -347,7 +359,7 @@ mod tests {
 
     #[test]
     fn an_h100_holds_120b_with_420_000_positions_and_the_full_context() {
-        let plan = plan(&config(Shape::GPT_OSS_120B), &CudaOptions::default(), H100).unwrap();
+        let plan = plan(&config(Shape::GPT_OSS_120B), &[], &CudaOptions::default(), H100).unwrap();
         assert!(plan.num_kv_tokens() >= 420_000, "{}", plan.num_kv_tokens());
         assert_eq!(plan.spec.context_len, 131_072);
         assert_eq!(plan.num_full_sequences(), plan.num_kv_tokens() / 131_072);
@@ -357,7 +369,7 @@ mod tests {
     #[test]
     fn a_card_that_is_too_small_is_refused_with_both_numbers() {
         let message =
-            plan(&config(Shape::GPT_OSS_120B), &CudaOptions::default(), 40 << 30).unwrap_err();
+            plan(&config(Shape::GPT_OSS_120B), &[], &CudaOptions::default(), 40 << 30).unwrap_err();
         let message = message.to_string();
         assert!(message.contains("42949672960 bytes are too few"), "{message}");
     }

@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use bytemuck::Pod;
-use harmonium_cuda::ops::{Adjustment, DecodeRow, PADDING, RowTile, Wish};
-use harmonium_engine::{Batch, ExecutorSpec};
+use harmonium_cuda::ops::{Adjustment, DecodeRow, NO_ADAPTER, PADDING, RowTile, Wish};
+use harmonium_engine::{AdapterId, Batch, ExecutorSpec};
 
 use super::plan::DECODE_ROWS;
 use super::wishes::Wishes;
@@ -23,6 +23,10 @@ pub(super) struct Step {
     pub(super) are_single: bool,
     pub(super) tokens: Range<usize>,
     pub(super) positions: Range<usize>,
+    /// The adapter of each row.
+    pub(super) adapters: Range<usize>,
+    /// Whether any row has one.
+    pub(super) is_adapted: bool,
     pub(super) full: Group,
     pub(super) window: Group,
     /// Rows whose logits are wanted.
@@ -69,6 +73,13 @@ impl Step {
         };
         let tokens = push(&mut bytes, &padded(&batch.tokens, 0));
         let positions = push(&mut bytes, &padded(&batch.positions, PADDING));
+        let adapters = batch.spans.iter().flat_map(|span| {
+            let id = span.adapter.map_or(NO_ADAPTER, |AdapterId(id)| id);
+            std::iter::repeat_n(id, span.rows.len())
+        });
+        let adapters: Vec<u32> = adapters.collect();
+        let is_adapted = adapters.iter().any(|id| *id != NO_ADAPTER);
+        let adapters = push(&mut bytes, &padded(&adapters, NO_ADAPTER));
         let mut rows: Vec<u32> = wanted.iter().map(|row| *row as u32).collect();
         let Wishes { rows: mut wishes, adjustments, masks, truncates } = wishes;
         if num_rows > batch.tokens.len() {
@@ -105,6 +116,8 @@ impl Step {
             are_single: batch.spans.len() == batch.tokens.len(),
             tokens,
             positions,
+            adapters,
+            is_adapted,
             full,
             window,
             wanted,
@@ -241,13 +254,18 @@ mod tests {
         };
         let wishes =
             |choice| Wishes { rows: vec![Wish { choice, ..Wish::default() }], ..Wishes::default() };
-        let step = Step::new(&row(7, 3, 2), &[0], wishes(Wish::DRAW), &SPEC, 4, 2);
+        let mut adapted = row(7, 3, 2);
+        adapted.spans[0].adapter = Some(AdapterId(1));
+        let step = Step::new(&adapted, &[0], wishes(Wish::DRAW), &SPEC, 4, 2);
         assert_eq!(read::<u32>(&step, &step.positions), [3, PADDING]);
+        assert_eq!(read::<u32>(&step, &step.adapters), [1, NO_ADAPTER]);
+        assert!(step.is_adapted);
         assert_eq!(read::<u32>(&step, &step.full.slots), [2 * 16 + 3, u32::MAX]);
         assert_eq!(read::<DecodeRow>(&step, &step.full.decode)[1].position, PADDING);
         assert_eq!((step.rows, step.full.num_decode, step.are_single), (2, 2, true));
         assert_eq!(read::<Wish>(&step, &step.wishes)[1].choice, Wish::LEFT_OUT);
         let other = Step::new(&row(9, 14, 5), &[0], wishes(Wish::GREEDY), &SPEC, 4, 2);
+        assert!(!other.is_adapted);
         assert_eq!((step.tables_start, &step.wishes), (other.tables_start, &other.wishes));
     }
 }
