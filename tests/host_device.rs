@@ -95,7 +95,7 @@ fn gpu_checks_and_measures_the_host_device_and_writes_a_report() {
     }
     assert!(report["device"].get("card").is_some(), "{report}");
     assert_eq!(report["check"]["wrong"], serde_json::json!([]));
-    assert_eq!(report["check"]["forward"].as_array().unwrap().len(), 6);
+    assert_eq!(report["check"]["forward"].as_array().unwrap().len(), 9);
     let bench = &report["bench"];
     let steps = bench["decode"].as_array().unwrap();
     let steps: Vec<_> = steps.iter().map(|step| json!([step["context"], step["batch"]])).collect();

@@ -24,8 +24,8 @@ use crate::cli::{BenchAction, BenchArgs, BenchEngineArgs};
 use crate::environment::Environment;
 use crate::place::Place;
 use crate::progress::Task;
-use crate::settings::{Auto, Positive, Resolved, Settings, SettingsArgs};
-use crate::{find, logging, progress, stack};
+use crate::settings::{Adapters, Auto, Positive, Resolved, Settings, SettingsArgs};
+use crate::{adapters, find, logging, progress, stack};
 
 /// Bytes copied on a device to measure its bandwidth, if it has as much room.
 const COPY_BYTES: usize = 1 << 30;
@@ -47,6 +47,7 @@ fn engine(args: &BenchEngineArgs, environment: &Environment) -> Result<ExitCode>
     settings.model.name.clone_from(&args.model);
     settings.model.device = args.device;
     settings.model.activations = args.activations;
+    settings.model.adapters = Adapters(args.adapter.clone());
     logging::start(&settings, environment)?;
     // Room for the largest batch.
     let largest = args.batch.iter().map(|size| size.get()).max().unwrap_or(1);
@@ -62,10 +63,15 @@ fn engine(args: &BenchEngineArgs, environment: &Environment) -> Result<ExitCode>
     executor.settle();
     let (mut out, bytes) = (io::stdout().lock(), checkpoint.num_bytes() as f64 / 1e9);
     writeln!(out, "{} on {}", settings.model.name, place.name())?;
+    for adapter in &args.adapter {
+        writeln!(out, "adapter {} at {}", adapter.name, adapter.dir.display())?;
+    }
     writeln!(out, "memory: {:.1} GB/s, {}", bandwidth / 1e9, measured_how(&place))?;
     writeln!(out, "loaded: {bytes:.2} GB of weights in {load_seconds:.2} s\n")?;
     let mut bench = Bench::new(args, checkpoint.config(), &place, bandwidth, end)?;
     bench.note("model", settings.model.name.as_str().into());
+    let adapters: Vec<&str> = args.adapter.iter().map(|adapter| adapter.name.as_str()).collect();
+    bench.note("adapters", adapters.into());
     bench.note("bandwidth_measured", measured_how(&place).into());
     bench.note("weight_bytes", checkpoint.num_bytes().into());
     bench.note("load_seconds", load_seconds.into());
@@ -92,7 +98,8 @@ fn load(settings: &Settings, checkpoint: &Checkpoint, place: &Place) -> Result<B
             tokio::task::spawn_blocking(move || {
                 let tokenizer = Tokenizer::from_bytes(checkpoint.tokenizer_json()?)
                     .context("cannot read the model's tokenizer")?;
-                stack::executor(&settings, &checkpoint, Vec::new(), &tokenizer, &place, &task)
+                let adapters = adapters::open_all(&settings, checkpoint.config())?;
+                stack::executor(&settings, &checkpoint, adapters, &tokenizer, &place, &task)
             })
         };
         progress::during(&task, loading).await.context("loading panicked")?

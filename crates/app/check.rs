@@ -7,8 +7,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use harmonium_cuda::{Device, check};
-use harmonium_model::logits::{LogitsMode, LogitsPlace, logits, median_row_error};
-use harmonium_model::synth::{SHARD_BYTES, Shape, Synth};
+use harmonium_model::logits::{LogitsMode, LogitsPlace, adapted_logits, logits, median_row_error};
+use harmonium_model::synth::{AdapterTargets, SHARD_BYTES, Shape, Synth, SynthAdapter};
 use harmonium_model::{Checkpoint, Precision, Source};
 use serde_json::{Value, json};
 
@@ -30,11 +30,15 @@ pub(crate) fn run(args: &CheckArgs) -> Result<ExitCode> {
     findings.kernels(device);
     if !args.kernels {
         let nano = Checkpoint::from_source(&Source::Nano)?;
-        findings.forward("nano", &nano, &nano, device, &mut out)?;
+        findings.forward("nano", [&nano, &nano], None, device, &mut out)?;
         let synth =
             Synth { shape: Shape::SMALL, seed: 0, tokenizer: None, shard_bytes: SHARD_BYTES };
         let made = Checkpoint::synthetic(Shape::SMALL)?;
-        findings.forward("synthetic:small", &made, &synth.checkpoint()?, device, &mut out)?;
+        let both = [&made, &synth.checkpoint()?];
+        findings.forward("synthetic:small", both, None, device, &mut out)?;
+        let (shape, targets) = (Shape::SMALL, AdapterTargets::All);
+        let adapter = SynthAdapter { shape, rank: 9, targets, seed: 1 };
+        findings.forward("synthetic:small, adapted", both, Some(&adapter), device, &mut out)?;
     }
     for line in &findings.wrong {
         writeln!(out, "WRONG {line}")?;
@@ -73,26 +77,29 @@ impl Findings {
         }
     }
 
-    /// Compares the device's logits with those of the same weights on the processor.
+    /// Compares the device's logits with those of the same weights on the processor, the second of the two.
     fn forward(
         &mut self,
         model: &str,
-        on_device: &Checkpoint,
-        on_cpu: &Checkpoint,
+        [on_device, on_cpu]: [&Checkpoint; 2],
+        adapter: Option<&SynthAdapter>,
         device: &Device,
         out: &mut impl Write,
     ) -> Result<()> {
         let tokens: Vec<u32> =
             (0..NUM_TOKENS).map(|i| i * 7919 % on_cpu.config().vocab_size).collect();
-        let reference =
-            logits(on_cpu, &tokens, LogitsMode::All, LogitsPlace::Cpu(Precision::Float32))?;
+        let run = |checkpoint, mode, place| match adapter {
+            Some(adapter) => adapted_logits(checkpoint, adapter.adapter()?, &tokens, mode, place),
+            None => logits(checkpoint, &tokens, mode, place),
+        };
+        let reference = run(on_cpu, LogitsMode::All, LogitsPlace::Cpu(Precision::Float32))?;
         for (how, mode) in [
             ("one prefill", LogitsMode::All),
             ("chunks of 100", LogitsMode::Chunk(100)),
             ("40 tokens decoded", LogitsMode::DecodeLast(40)),
         ] {
             let name = format!("{model}, {how}");
-            let error = match logits(on_device, &tokens, mode, LogitsPlace::Device(device)) {
+            let error = match run(on_device, mode, LogitsPlace::Device(device)) {
                 Ok(ours) => median_row_error(&ours, &reference, tokens.len()),
                 Err(error) => {
                     self.wrong.push(format!("{name}: {error}"));

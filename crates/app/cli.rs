@@ -188,6 +188,12 @@ pub(crate) struct SynthArgs {
     /// Directory to write to: empty, or not there.
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
+    /// Write a LoRA adapter of this rank for the shape, as PEFT saves them, instead of a checkpoint.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1024), conflicts_with = "tokenizer")]
+    pub(crate) lora_rank: Option<u64>,
+    /// What the adapter changes.
+    #[arg(long, value_name = "TARGETS", value_enum, default_value_t = LoraTargetsArg::All, requires = "lora_rank")]
+    pub(crate) lora_targets: LoraTargetsArg,
     /// Chooses the values: the same seed gives the same bytes.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) seed: u64,
@@ -205,6 +211,15 @@ pub(crate) enum ShapeArg {
     /// 36 layers of 128 experts, 65.2 GB.
     #[value(name = "gpt-oss-120b")]
     GptOss120b,
+}
+
+/// Targets of a synthetic adapter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LoraTargetsArg {
+    /// Queries, keys, values and attention's output.
+    Attention,
+    /// Also the router and both products of every expert.
+    All,
 }
 
 /// Arguments of `harmonium check`.
@@ -338,6 +353,10 @@ pub(crate) struct BenchEngineArgs {
     /// How finely the processor rounds activations before they meet MXFP4 weights: float32 or int16.
     #[arg(long, value_name = "float32|int16", default_value = "int16", value_parser = activations)]
     pub(crate) activations: Activations,
+    /// A LoRA adapter that PEFT has saved; may be given more than once. Sequences take them in turn, prompts the first. What
+    /// is read of them is not counted.
+    #[arg(long, value_name = "NAME=DIR", value_parser = NamedAdapter::parse)]
+    pub(crate) adapter: Vec<NamedAdapter>,
     /// Sequences that decode together.
     #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "1,2,4,8,16")]
     pub(crate) batch: Vec<NonZeroU32>,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use harmonium_engine::{
-    Batch, BlockId, Executor, ExecutorError, ExecutorSpec, Sample, SamplingParams, Span,
+    AdapterId, Batch, BlockId, Executor, ExecutorError, ExecutorSpec, Sample, SamplingParams, Span,
 };
 
 /// Steps that are run first and not counted.
@@ -224,7 +224,7 @@ impl Layout {
                 full_blocks: 0..num_blocks as usize,
                 window_blocks: 0..window_blocks.len(),
                 window_first_block: first_block,
-                adapter: None,
+                adapter: adapter(0, spec),
             }],
             full_blocks: (0..num_blocks).collect(),
             window_blocks,
@@ -255,12 +255,17 @@ impl Layout {
                 full_blocks: full_start..batch.full_blocks.len(),
                 window_blocks: window_start..batch.window_blocks.len(),
                 window_first_block: first_block,
-                adapter: None,
+                adapter: adapter(sequence, spec),
             });
             batch.samples.push(sample(row));
         }
         batch
     }
+}
+
+/// Sequences take the executor's adapters in turn, if it has any.
+fn adapter(sequence: u32, spec: &ExecutorSpec) -> Option<AdapterId> {
+    sequence.checked_rem(spec.num_adapters).map(AdapterId)
 }
 
 /// Some token for each position, spread over the vocabulary.
@@ -302,6 +307,16 @@ mod tests {
             let measured = decode.run(&mut executor(), &mut Context::default()).unwrap();
             assert_eq!((measured.num_tokens, measured.num_steps), (150, 30));
         }
+    }
+
+    #[test]
+    fn sequences_take_adapters_in_turn() {
+        let spec = ExecutorSpec { num_adapters: 2, ..fake::spec() };
+        let layout = Layout::new(&spec, 0, 4, 3).unwrap();
+        let batch = layout.decode(&spec, 0, 3);
+        let taken: Vec<_> = batch.spans.iter().map(|span| span.adapter).collect();
+        assert_eq!(taken, [0, 1, 0].map(|id| Some(AdapterId(id))));
+        assert_eq!(layout.chunk(&spec, 0..4, 4).spans[0].adapter, Some(AdapterId(0)));
     }
 
     #[test]

@@ -6,17 +6,18 @@
 //! experts; what such a model says is noise. The same seed gives the same bytes on every machine, whatever the
 //! number of threads, and [`Checkpoint::synthetic`] makes the very same on a device, without files.
 
+mod adapter;
+mod files;
 mod fill;
 pub(crate) mod shape;
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Write};
 use std::path::Path;
 
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
-use self::fill::fill;
+pub use self::adapter::{AdapterTargets, SynthAdapter};
+use self::files::{make_empty, write, write_json, write_shard, write_tensors};
 pub use self::shape::Shape;
 use self::shape::Tensor;
 use crate::checkpoint::Checkpoint;
@@ -24,8 +25,6 @@ use crate::error::{Error, Result};
 
 /// Bytes of weights in a published shard, about.
 pub const SHARD_BYTES: u64 = 4_800_000_000;
-/// Bytes made at a time, which is the memory that writing takes.
-const CHUNK: usize = 32 << 20;
 /// Written last: without it, several shards are no checkpoint.
 const INDEX: &str = "model.safetensors.index.json";
 /// Ends of an answer in the published vocabulary: return, endoftext and call.
@@ -60,7 +59,7 @@ impl Synth<'_> {
         let mut weight_map = BTreeMap::new();
         for (index, tensors) in shards.iter().enumerate() {
             let name = format!("model-{index:05}-of-{last:05}.safetensors");
-            self.write_shard(&dir.join(&name), tensors, &mut progress)?;
+            write_shard(&dir.join(&name), tensors, self.seed, &mut progress)?;
             weight_map.extend(tensors.iter().map(|tensor| (tensor.name.clone(), name.clone())));
         }
         let nano = Checkpoint::nano()?;
@@ -79,7 +78,7 @@ impl Synth<'_> {
     /// The checkpoint in memory instead of files, for small shapes.
     pub fn checkpoint(&self) -> Result<Checkpoint> {
         let mut weights = Vec::new();
-        self.write_tensors(&mut weights, &self.shape.tensors(), &mut |_| ())
+        write_tensors(&mut weights, &self.shape.tensors(), self.seed, &mut |_| ())
             .map_err(|source| Error::Io { file: "<memory>".into(), source })?;
         Checkpoint::from_memory(self.shape.config().to_string().into_bytes(), weights)
     }
@@ -100,80 +99,12 @@ impl Synth<'_> {
         }
         shards
     }
-
-    /// Header length, header, contents: the safetensors format, written as a stream.
-    fn write_shard(
-        &self,
-        path: &Path,
-        tensors: &[Tensor],
-        progress: &mut impl FnMut(u64),
-    ) -> Result<()> {
-        let io = |source| Error::Io { file: path.to_owned(), source };
-        let mut file = File::create(path).map_err(io)?;
-        self.write_tensors(&mut file, tensors, progress).map_err(io)?;
-        file.sync_all().map_err(io)
-    }
-
-    fn write_tensors(
-        &self,
-        out: &mut impl Write,
-        tensors: &[Tensor],
-        progress: &mut impl FnMut(u64),
-    ) -> io::Result<()> {
-        let mut header = Map::new();
-        header.insert("__metadata__".to_owned(), json!({"format": "pt"}));
-        let mut offset = 0;
-        for tensor in tensors {
-            let end = offset + tensor.num_bytes();
-            let entry = json!({
-                "dtype": tensor.dtype(),
-                "shape": tensor.shape,
-                "data_offsets": [offset, end],
-            });
-            header.insert(tensor.name.clone(), entry);
-            offset = end;
-        }
-        let mut header = Value::Object(header).to_string();
-        // The contents begin at a multiple of eight bytes, as the format's own writer makes them.
-        header.extend(std::iter::repeat_n(' ', header.len().next_multiple_of(8) - header.len()));
-        out.write_all(&(header.len() as u64).to_le_bytes())?;
-        out.write_all(header.as_bytes())?;
-        let mut chunk = Vec::new();
-        for tensor in tensors {
-            let mut at = 0;
-            while at < tensor.num_bytes() {
-                let len = tensor.num_bytes().saturating_sub(at).min(CHUNK as u64);
-                chunk.resize(usize::try_from(len).unwrap_or(CHUNK), 0);
-                fill(&mut chunk, at, tensor, self.seed);
-                out.write_all(&chunk)?;
-                at += len;
-                progress(len);
-            }
-        }
-        Ok(())
-    }
-}
-
-fn make_empty(dir: &Path) -> Result<()> {
-    let io = |source| Error::Io { file: dir.to_owned(), source };
-    fs::create_dir_all(dir).map_err(io)?;
-    if fs::read_dir(dir).map_err(io)?.next().is_none() {
-        return Ok(());
-    }
-    let message = format!("{} is not empty; nothing is overwritten", dir.display());
-    Err(Error::Option { option: "out", message })
-}
-
-fn write_json(file: &Path, value: &Value) -> Result<()> {
-    write(file, format!("{value:#}\n").as_bytes())
-}
-
-fn write(file: &Path, bytes: &[u8]) -> Result<()> {
-    fs::write(file, bytes).map_err(|source| Error::Io { file: file.to_owned(), source })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::logits::{LogitsMode, LogitsPlace, logits};
     use crate::simd::Precision;

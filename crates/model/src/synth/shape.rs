@@ -84,6 +84,16 @@ impl Shape {
         ("small", Self::SMALL),
     ];
 
+    /// Outputs of the queries of all heads.
+    pub(super) fn query_size(&self) -> u64 {
+        self.num_heads * HEAD_DIM
+    }
+
+    /// Outputs of the keys, or the values, of all heads.
+    pub(super) fn kv_size(&self) -> u64 {
+        self.num_kv_heads * HEAD_DIM
+    }
+
     /// Bytes of all weights.
     pub fn num_bytes(&self) -> u64 {
         self.tensors().iter().map(Tensor::num_bytes).sum()
@@ -108,7 +118,7 @@ impl Shape {
     fn layer(&self, layer: u64) -> Vec<Tensor> {
         let name = |rest: &str| format!("model.layers.{layer}.{rest}");
         let (hidden, inner, experts) = (self.hidden_size, self.intermediate_size, self.num_experts);
-        let (query, kv) = (self.num_heads * HEAD_DIM, self.num_kv_heads * HEAD_DIM);
+        let (query, kv) = (self.query_size(), self.kv_size());
         let mut tensors = vec![
             bf16(&name("input_layernorm.weight"), &[hidden], 1.0, 0.1),
             bf16(&name("post_attention_layernorm.weight"), &[hidden], 1.0, 0.1),
@@ -185,17 +195,17 @@ impl Shape {
     }
 }
 
-fn bf16(name: &str, shape: &[u64], mean: f32, spread: f32) -> Tensor {
+pub(super) fn bf16(name: &str, shape: &[u64], mean: f32, spread: f32) -> Tensor {
     Tensor { name: name.to_owned(), shape: shape.to_vec(), random: Random::Bf16 { mean, spread } }
 }
 
 /// Half the width of a uniform distribution of this standard deviation.
-fn uniform(deviation: f32) -> f32 {
+pub(super) fn uniform(deviation: f32) -> f32 {
     deviation * 3f32.sqrt()
 }
 
 /// The spread of a row of `cols` weights whose squares sum to one.
-fn fan_in(cols: u64) -> f32 {
+pub(super) fn fan_in(cols: u64) -> f32 {
     uniform((cols as f32).sqrt().recip())
 }
 
