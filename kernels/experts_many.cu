@@ -39,6 +39,9 @@ __device__ __forceinline__ uint32_t block_at(uint32_t output, uint32_t block) {
 // What the routes of a tile wait in for their way out; rows are padded so that lanes meet different banks.
 constexpr uint32_t kInnerStride = kTileOutputs / 2 + 8, kAnswerStride = kTileOutputs + 4;
 static_assert(kTileRoutes * kAnswerStride * 4 <= kFactorsAt, "answers fit the stages");
+// And what is added to them before the activation, on its way in.
+constexpr uint32_t kAddedAt = kTileRoutes * kInnerStride * 2;
+static_assert(kAddedAt % 16 == 0 && kAddedAt + kTileRoutes * kAnswerStride * 4 <= kFactorsAt, "it fits behind inner values");
 
 // One tile with up to kN routes.
 template <bool kIsUp, int kN>
@@ -165,6 +168,18 @@ static __device__ __forceinline__ void experts_many(const ExpertsParams& p, cons
     // Each route's outputs side by side in shared memory first, then out in wide pieces.
     bf16* inner = reinterpret_cast<bf16*>(bytes);
     float* answers = reinterpret_cast<float*>(bytes);
+    float* added = reinterpret_cast<float*>(bytes + kAddedAt);
+    if (kIsUp && p.added != nullptr) {
+        for (uint32_t i = thread; i < tile.num * (kTileOutputs / 4); i += kManyThreads) {
+            const uint32_t row = i / (kTileOutputs / 4), output = i % (kTileOutputs / 4) * 4;
+            if (output >= num_outputs) continue;
+            const size_t route = route_at(p.grouped, tile.first + row, p.num_routes);
+            cp_async_16(added + row * kAnswerStride + output, p.added + route * p.outputs + first_output + output);
+        }
+        cp_async_commit();
+        cp_async_wait<0>();
+        __syncthreads();
+    }
 #pragma unroll
     for (uint32_t half = 0; half < 2; half++) {
         const uint32_t output = half == 0 ? low : high;
@@ -174,13 +189,9 @@ static __device__ __forceinline__ void experts_many(const ExpertsParams& p, cons
             const uint32_t column = n * 8 + place * 2;
             float left = sums[n * 4 + half * 2] * kMxfp4Sums + bias;
             float right = sums[n * 4 + half * 2 + 1] * kMxfp4Sums + bias;
-            if (kIsUp && p.added != nullptr && first_output + output < p.outputs) {
-                const auto added = [&](uint32_t at) {
-                    if (at >= tile.num) return 0.0f;
-                    const size_t route = route_at(p.grouped, tile.first + at, p.num_routes);
-                    return p.added[route * p.outputs + first_output + output];
-                };
-                left += added(column), right += added(column + 1);
+            if (kIsUp && p.added != nullptr && output < num_outputs) {
+                if (column < tile.num) left += added[column * kAnswerStride + output];
+                if (column + 1 < tile.num) right += added[(column + 1) * kAnswerStride + output];
             }
             if (kIsUp) {
                 // Gates are in the lanes of even groups, ups beside them: the even lane takes the left route.

@@ -3,6 +3,9 @@
 //   lora_shrink:  inner[u] = A[set, expert] x[u]
 //   lora_expand:  out[u] (+)= weight[u] * B[set, expert] inner[u]
 //
+// The product itself runs between them, where it can: it asks for its weights while lora_shrink works, and lora_expand makes
+// its sums while the product works.
+//
 // for every unit u, by the set of matrices of its row's adapter. Units are the rows of a dense product, or the routes of an
 // experts' product. A unit without a set gets nothing added, or zeros where the result is not added.
 //
@@ -12,8 +15,8 @@
 //          [units, outputs] float32.
 // Launch:  tiles of up to 16 units, in the order of rows or of the lists; for each a block of eight warps for every 768
 //          inputs (shrink), a block of 128 threads for every 128 outputs (expand).
-// Traffic: a set's matrices are read once for each of its tiles, and before the kernel before has ended; the sums of each
-//          768 inputs go through the caches. Units of several sets in a tile are taken set by set.
+// Traffic: a set's matrices are read once for each of its tiles; the sums of each 768 inputs go through the caches. Units of
+//          several sets in a tile are taken set by set.
 //
 // inner stays float32: only A, B and x are rounded.
 
@@ -36,6 +39,8 @@ struct LoraParams {
     uint32_t num_units, units_per_row, units_per_x;
     uint32_t tile_len; // of the lists
     uint32_t num_parts, is_added;
+    // Whether the kernel before makes the lists (shrink), or is lora_shrink (expand): if not, they are there from the start.
+    uint32_t waits_first, unused;
 };
 
 constexpr uint32_t kTileUnits = 16, kNoSet = 0xffffffffu;
@@ -49,7 +54,6 @@ struct LoraTile {
     uint32_t open; // a bit for each unit that has a set
 };
 
-// What the lists hold may not have been written by the kernel before this one, unless it has been waited for.
 static __device__ __forceinline__ LoraTile find_tile(const LoraParams& p) {
     const uint32_t place = threadIdx.x % kTileUnits;
     RouteTile tile = {0, blockIdx.y * kTileUnits, kTileUnits};
@@ -92,11 +96,10 @@ KERNEL(lora_shrink, LoraParams, kShrinkWarps * 32) {
     SHARED(float, sums, [kShrinkWarps][kTileUnits][kRanksTogether + 1]);
     constexpr uint32_t kEights = kRanksTogether / 8;
     const uint32_t warp = threadIdx.x / 32, group = threadIdx.x % 32 / 4, place = threadIdx.x % 4;
-    const bool has_lists = p.tiles != nullptr;
-    if (has_lists) pdl_wait();
+    if (p.waits_first) pdl_wait();
     const LoraTile tile = find_tile(p);
     if (tile.open == 0) {
-        if (!has_lists) pdl_wait();
+        if (!p.waits_first) pdl_wait();
         return;
     }
     const uint4 zero = make_uint4(0, 0, 0, 0);
@@ -117,7 +120,7 @@ KERNEL(lora_shrink, LoraParams, kShrinkWarps * 32) {
     };
     const size_t first = first_set(tile);
     load_a(first, 0);
-    if (!has_lists) pdl_wait();
+    if (!p.waits_first) pdl_wait();
     pdl_launch();
     uint4 xs[kShrinkSteps][2];
 #pragma unroll
@@ -176,10 +179,10 @@ KERNEL(lora_expand, LoraParams, kExpandThreads) {
     constexpr uint32_t kEights = kRanksTogether / 8;
     const uint32_t output = blockIdx.x * kExpandThreads + threadIdx.x;
     const bool is_one = output < p.outputs;
-    // The lists were written before lora_shrink has begun.
+    if (p.waits_first) pdl_wait();
     const LoraTile tile = find_tile(p);
     if (tile.num == 0 || (tile.open == 0 && p.is_added)) {
-        pdl_wait();
+        if (!p.waits_first) pdl_wait();
         return;
     }
     uint4 bs[kEights];
@@ -190,28 +193,27 @@ KERNEL(lora_expand, LoraParams, kExpandThreads) {
             bs[n] = first_rank + n * 8 < p.rank ? ld_v4(b + n * 8) : make_uint4(0, 0, 0, 0);
         }
     };
-    const size_t first = tile.open == 0 ? 0 : first_set(tile);
-    if (tile.open != 0) load_b(first, 0);
-    pdl_wait();
-    pdl_launch();
+    const uint32_t* parts = reinterpret_cast<const uint32_t*>(p.parts);
+    const size_t part_len = static_cast<size_t>(p.num_units) * p.rank;
     float sums[kTileUnits] = {};
     const uint32_t num_ranks = tile.open == 0 ? 0 : p.rank;
     for (uint32_t first_rank = 0; first_rank < num_ranks; first_rank += kRanksTogether) {
+        const size_t first = first_set(tile);
+        load_b(first, first_rank);
         if (first_rank > 0) __syncthreads();
         const uint32_t rank = threadIdx.x % 32;
         for (uint32_t u = threadIdx.x / 32; u < kTileUnits; u += kExpandThreads / 32) {
             const size_t unit = __shfl_sync(0xffffffffu, tile.unit, static_cast<int>(u));
             float sum = 0.0f;
             if ((tile.open >> u & 1) != 0 && first_rank + rank < p.rank) {
-                for (uint32_t part = 0; part < p.num_parts; part++) {
-                    sum += p.parts[(part * static_cast<size_t>(p.num_units) + unit) * p.rank + first_rank + rank];
-                }
+                const uint32_t* part = parts + unit * p.rank + first_rank + rank;
+                for (uint32_t i = 0; i < p.num_parts; i++) sum += __uint_as_float(ld_cg(part + i * part_len));
             }
             inner[u][rank] = sum;
         }
         __syncthreads();
         for_each_set(tile, [&](size_t set, uint32_t units) {
-            if (first_rank > 0 || set != first) load_b(set, first_rank);
+            if (set != first) load_b(set, first_rank);
 #pragma unroll
             for (uint32_t n = 0; n < kEights; n++) {
                 if (first_rank + n * 8 >= p.rank) break;
@@ -228,13 +230,23 @@ KERNEL(lora_expand, LoraParams, kExpandThreads) {
             }
         });
     }
+    if (!p.waits_first) pdl_wait();
+    pdl_launch();
+    const bool is_unit = threadIdx.x % kTileUnits < tile.num;
+    const float weight = p.weights != nullptr && is_unit ? p.weights[tile.unit] : 1.0f;
+    // All of what is added to first: a store would hold up the loads behind it.
+    float* to[kTileUnits];
+    float before[kTileUnits] = {};
 #pragma unroll
     for (uint32_t u = 0; u < kTileUnits; u++) {
-        const uint32_t unit = __shfl_sync(0xffffffffu, tile.unit, static_cast<int>(u));
-        const bool has_set = (tile.open >> u & 1) != 0;
-        if (!is_one || u >= tile.num || (p.is_added && !has_set)) continue;
-        float* to = p.out + static_cast<size_t>(unit) * p.outputs + output;
-        const float sum = p.weights == nullptr ? sums[u] : p.weights[unit] * sums[u];
-        *to = p.is_added ? *to + sum : sum;
+        const size_t unit = __shfl_sync(0xffffffffu, tile.unit, static_cast<int>(u));
+        const bool is_written = is_one && u < tile.num && (!p.is_added || (tile.open >> u & 1) != 0);
+        to[u] = is_written ? p.out + unit * p.outputs + output : nullptr;
+        if (p.is_added && is_written) before[u] = *to[u];
+    }
+#pragma unroll
+    for (uint32_t u = 0; u < kTileUnits; u++) {
+        const float of_unit = __shfl_sync(0xffffffffu, weight, static_cast<int>(u));
+        if (to[u] != nullptr) *to[u] = before[u] + of_unit * sums[u];
     }
 }

@@ -29,7 +29,8 @@ pub use fill::{Random, fill, random_key};
 pub(crate) use linear::linear_cut;
 pub use linear::{Linear, linear, linear_scratch_bytes};
 pub use lora::{
-    Lora, LoraRoutes, LoraWeights, NO_ADAPTER, RANK_MULTIPLE, lora, lora_scratch_bytes,
+    After, Lora, LoraRoutes, LoraWeights, NO_ADAPTER, RANK_MULTIPLE, lora_expand,
+    lora_scratch_bytes, lora_shrink,
 };
 pub use rms_norm::{RmsNorm, rms_norm};
 pub use rope::{Rope, rope};
@@ -57,7 +58,7 @@ pub enum Output<'a> {
     Bf16(BufferSlice<'a>),
     /// As float32.
     F32(BufferSlice<'a>),
-    /// Added to the float32 numbers that are there; by dense products and [`lora`] only.
+    /// Added to the float32 numbers that are there; by dense products and [`lora_expand`] only.
     Added(BufferSlice<'a>),
 }
 

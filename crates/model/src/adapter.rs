@@ -13,6 +13,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
+use rayon::prelude::*;
 use safetensors::Dtype;
 
 pub(crate) use low_rank::{LowRank, RANKS_TOGETHER};
@@ -152,7 +153,7 @@ impl Reader<'_> {
             b: &self.take(b, [num_outputs, num_ranks])?,
             scale: self.settings.scale,
         };
-        Ok((0..num_experts).map(|expert| packed.expert(expert)).collect())
+        Ok((0..num_experts).into_par_iter().map(|expert| packed.expert(expert)).collect())
     }
 
     fn take(&mut self, name: &str, shape: [usize; 2]) -> Result<Vec<f32>> {

@@ -370,6 +370,7 @@ impl Shape {
             tiles: tiles.whole(),
             weights: weights.whole(),
             added: added.as_ref().map(Buffer::whole),
+            down_change: None,
             listed: added.is_some(),
             next: Some(up.buffers[0].whole()),
             inner: inner.whole(),

@@ -4,8 +4,8 @@ use half::bf16;
 
 use super::{Case, Report, max_relative_error, random_bf16, random_f32, rms};
 use crate::ops::{
-    GroupRoutes, Lora, LoraRoutes, LoraWeights, NO_ADAPTER, Output, group_routes, lora,
-    lora_scratch_bytes, route_tiles_bytes,
+    After, GroupRoutes, Linear, Lora, LoraRoutes, LoraWeights, NO_ADAPTER, Output, group_routes,
+    linear, linear_scratch_bytes, lora_expand, lora_scratch_bytes, lora_shrink, route_tiles_bytes,
 };
 use crate::{Device, Result};
 
@@ -84,6 +84,29 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 impl Shape {
+    /// The product that is added to, if it is a dense one: here of weights that are zero.
+    fn product(&self, device: &Device, args: &Lora<'_>) -> Result<After> {
+        if self.to != To::Rows {
+            return Ok(After::Shrink);
+        }
+        let weight = device.alloc(self.outputs * self.inputs * 2)?;
+        let scratch = device.alloc(linear_scratch_bytes(self.rows))?;
+        device.zero(weight.whole())?;
+        device.zero(scratch.whole())?;
+        let product = Linear {
+            x: args.x,
+            weight: weight.whole(),
+            bias: None,
+            out: args.out,
+            rows: self.rows,
+            inputs: self.inputs,
+            outputs: self.outputs,
+            scratch: scratch.whole(),
+        };
+        linear(device, &product)?;
+        Ok(After::Product)
+    }
+
     fn chosen(&self) -> usize {
         match self.to {
             To::Rows => 1,
@@ -211,7 +234,9 @@ fn run(device: &Device, shape: &Shape) -> Result<Report> {
         inputs,
         outputs,
     };
-    lora(device, &args)?;
+    lora_shrink(device, &args)?;
+    let after = shape.product(device, &args)?;
+    lora_expand(device, &args, after)?;
     let before = if matches!(to, To::Ups { .. }) { vec![0.0; before.len()] } else { before };
     let expected = shape.reference(&x, &a, &b, &weights, &before);
     let ours = device.read::<f32>(out.whole())?;

@@ -2,8 +2,9 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use super::choice::{self, ExpertKernel, ExpertKernels};
 use super::router::MAX_CHOSEN;
-use super::{Arguments, BF16, ROUTE_TILE, VECTOR_BYTES, choice};
+use super::{After, Arguments, BF16, Lora, ROUTE_TILE, VECTOR_BYTES, lora_expand, lora_shrink};
 use crate::{BufferSlice, Device, DevicePtr, Grid, Result};
 
 /// One product of every expert of a layer, in MXFP4.
@@ -38,6 +39,8 @@ pub struct Experts<'a> {
     /// `[rows * chosen, 2 * intermediate]` float32: what is added to the up product of each route before the activation; only
     /// where routes are listed.
     pub added: Option<BufferSlice<'a>>,
+    /// What adapters add to `out`, of which `inner` are the inputs; only where routes are listed.
+    pub down_change: Option<Lora<'a>>,
     /// Weights that the kernel after the next one reads, if it is known: where few rows leave the memory idle in between, the
     /// first of them are brought to the level 2 cache.
     pub next: Option<BufferSlice<'a>>,
@@ -107,7 +110,7 @@ fn next(check: &Arguments<'_>, args: &Experts<'_>) -> Result<(DevicePtr, u32)> {
 pub(super) fn experts_by(
     device: &Device,
     args: &Experts<'_>,
-    kernels: choice::ExpertKernels,
+    kernels: ExpertKernels,
 ) -> Result<()> {
     let check = Arguments { device, op: "experts" };
     let Experts { rows, chosen, num_experts, hidden, intermediate, .. } = *args;
@@ -165,18 +168,35 @@ pub(super) fn experts_by(
     let up = params(x, &args.up, inner, 2 * intermediate, hidden)?;
     let up = Params { routes_per_x: check.count("chosen", chosen)?, ..up };
     let down = params(inner, &args.down, out, hidden, intermediate)?;
-    for (op, kernel, params) in
-        [("experts up", kernels.up, up), ("experts down", kernels.down, down)]
-    {
-        let tiles = (params.outputs as usize).div_ceil(kernel.outputs);
-        let grid = Grid {
-            grid: [check.count("outputs", tiles)?, check.count("rows", num_tiles)?, 1],
-            block: [kernel.threads, 1, 1],
-            shared_bytes: kernel.shared_bytes + kernel.shared_bytes_per_input * params.inputs,
-        };
-        // SAFETY: every tensor has the length that the counts say, and the kernel checks what the lists hold.
-        unsafe { device.launch(kernel.name, &grid, &params) }?;
-        device.mark(op)?;
+    let launch = |op, kernel, params| launch(&check, op, kernel, params, num_tiles);
+    launch("experts up", kernels.up, up)?;
+    if let Some(change) = &args.down_change {
+        lora_shrink(device, change)?;
+        device.mark("adapters")?;
+    }
+    launch("experts down", kernels.down, down)?;
+    if let Some(change) = &args.down_change {
+        lora_expand(device, change, After::Product)?;
+        device.mark("adapters")?;
     }
     Ok(())
+}
+
+fn launch(
+    check: &Arguments<'_>,
+    op: &'static str,
+    kernel: ExpertKernel,
+    params: Params,
+    num_tiles: usize,
+) -> Result<()> {
+    let num_blocks = (params.outputs as usize).div_ceil(kernel.outputs);
+    let grid = Grid {
+        grid: [check.count("outputs", num_blocks)?, check.count("rows", num_tiles)?, 1],
+        block: [kernel.threads, 1, 1],
+        shared_bytes: kernel.shared_bytes + kernel.shared_bytes_per_input * params.inputs,
+    };
+    // SAFETY: `experts_by` has checked that every tensor has the length that the counts say, and the kernel checks what
+    // the lists hold.
+    unsafe { check.device.launch(kernel.name, &grid, &params) }?;
+    check.device.mark(op)
 }

@@ -42,7 +42,8 @@ pub struct LoraRoutes<'a> {
     pub tiles: BufferSlice<'a>,
     /// `[rows * chosen]` float32: what is added of each route is multiplied by it.
     pub weights: Option<BufferSlice<'a>>,
-    /// Whether every route has inputs of its own, not only every row.
+    /// Whether every route has inputs of its own, not only every row: then the lists were there before the kernel that made
+    /// these.
     pub have_inputs: bool,
     /// Experts of a row.
     pub chosen: usize,
@@ -50,7 +51,7 @@ pub struct LoraRoutes<'a> {
     pub num_experts: usize,
 }
 
-/// Arguments of [`lora`].
+/// Arguments of [`lora_shrink`] and [`lora_expand`].
 #[derive(Clone, Copy, Debug)]
 pub struct Lora<'a> {
     /// `[units, inputs]` bf16, where units are the rows, or the routes if these have inputs of their own.
@@ -99,6 +100,8 @@ struct Params {
     tile_len: u32,
     num_parts: u32,
     is_added: u32,
+    waits_first: u32,
+    unused: u32,
 }
 
 /// How the units of a product are tiled.
@@ -118,11 +121,41 @@ pub fn lora_scratch_bytes(num_units: usize, inputs: usize, rank: usize) -> usize
     inputs.div_ceil(PART_INPUTS) * num_units * rank * size_of::<f32>()
 }
 
-/// `out[u] += weights[u] * B A x[u]` by the set and expert of each unit u, in float32.
+/// What [`lora_expand`] comes after.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum After {
+    /// [`lora_shrink`].
+    Shrink,
+    /// The product that it adds to, before which [`lora_shrink`] was.
+    Product,
+}
+
+/// The first half of `out[u] += weights[u] * B A x[u]` by the set and expert of each unit u, in float32: what A makes of x,
+/// into the scratch memory. Comes right after the kernel that made x (for routes without inputs of their own: the lists).
 ///
-/// What the lists, sets and adapters hold may be wrong: then numbers are, but nothing outside of the buffers is touched.
-pub fn lora(device: &Device, args: &Lora<'_>) -> Result<()> {
+/// What lists, sets and adapters hold may be wrong: then numbers are, but nothing outside of the buffers is touched.
+pub fn lora_shrink(device: &Device, args: &Lora<'_>) -> Result<()> {
     let check = Arguments { device, op: "lora" };
+    let (mut params, num_tiles) = params(&check, args)?;
+    params.waits_first = args.routes.is_some_and(|routes| !routes.have_inputs).into();
+    let grid = Grid { grid: [params.num_parts, num_tiles, 1], block: [256, 1, 1], shared_bytes: 0 };
+    // SAFETY: every tensor has the length that the counts say, and the kernel checks what lists, sets and adapters hold.
+    unsafe { device.launch("lora_shrink", &grid, &params) }
+}
+
+/// The second half, with the same arguments: what B makes of that, into `out`. The scratch memory is free after it.
+pub fn lora_expand(device: &Device, args: &Lora<'_>, after: After) -> Result<()> {
+    let check = Arguments { device, op: "lora" };
+    let (mut params, num_tiles) = params(&check, args)?;
+    params.waits_first = (after == After::Shrink).into();
+    let num_blocks = check.count("outputs", args.outputs.div_ceil(EXPAND_OUTPUTS))?;
+    let grid = Grid { grid: [num_blocks, num_tiles, 1], block: [128, 1, 1], shared_bytes: 0 };
+    // SAFETY: as above.
+    unsafe { device.launch("lora_expand", &grid, &params) }
+}
+
+/// What both kernels are told, and how many tiles there are.
+fn params(check: &Arguments<'_>, args: &Lora<'_>) -> Result<(Params, u32)> {
     let Lora { rows, inputs, outputs, .. } = *args;
     let LoraWeights { num_sets, num_adapters, rank, .. } = args.weights;
     if !inputs.is_multiple_of(32) {
@@ -131,7 +164,7 @@ pub fn lora(device: &Device, args: &Lora<'_>) -> Result<()> {
     if !rank.is_multiple_of(RANK_MULTIPLE) {
         return check.refuse("rank", format!("is {rank}, not a multiple of {RANK_MULTIPLE}"));
     }
-    let tiling = Tiling::new(&check, args)?;
+    let tiling = Tiling::new(check, args)?;
     let (num_experts, num_units) = (tiling.num_experts, rows * tiling.units_per_row);
     let have_inputs = args.routes.is_none_or(|routes| routes.have_inputs);
     let units_per_x = if have_inputs { 1 } else { tiling.units_per_row };
@@ -167,17 +200,10 @@ pub fn lora(device: &Device, args: &Lora<'_>) -> Result<()> {
         tile_len: check.count("tile_len", tiling.tile_len)?,
         num_parts: check.count("parts", num_parts)?,
         is_added,
+        waits_first: 1,
+        unused: 0,
     };
-    let num_tiles = check.count("tiles", tiling.num_tiles)?;
-    let num_blocks = check.count("outputs", outputs.div_ceil(EXPAND_OUTPUTS))?;
-    let shrink =
-        Grid { grid: [params.num_parts, num_tiles, 1], block: [256, 1, 1], shared_bytes: 0 };
-    let expand = Grid { grid: [num_blocks, num_tiles, 1], block: [128, 1, 1], shared_bytes: 0 };
-    // SAFETY: every tensor has the length that the counts say, and the kernels check what lists, sets and adapters hold.
-    unsafe {
-        device.launch("lora_shrink", &shrink, &params)?;
-        device.launch("lora_expand", &expand, &params)
-    }
+    Ok((params, check.count("tiles", tiling.num_tiles)?))
 }
 
 impl Tiling {

@@ -4,8 +4,8 @@ use bytemuck::{Pod, Zeroable};
 
 use super::router::{MAX_CHOSEN, MAX_EXPERTS};
 use super::{
-    Arguments, BF16, GroupRoutes, Linear, Lora, Output, ROUTE_TILE, RmsNorm, Router, choice,
-    group_routes, linear, lora, rms_norm, router,
+    After, Arguments, BF16, GroupRoutes, Linear, Lora, Output, ROUTE_TILE, RmsNorm, Router, choice,
+    group_routes, linear, lora_expand, lora_shrink, rms_norm, router,
 };
 use crate::{BufferSlice, Device, DevicePtr, Grid, Result};
 
@@ -99,7 +99,8 @@ pub fn route(device: &Device, args: &Route<'_>) -> Result<()> {
     if choice::are_unlisted(args.rows, args.listed) {
         route_one(device, args)?;
         if let Some(change) = &args.change {
-            lora(device, change)?;
+            lora_shrink(device, change)?;
+            lora_expand(device, change, After::Shrink)?;
         }
         return device.mark("router");
     }
@@ -165,9 +166,12 @@ fn route_many(device: &Device, args: &Route<'_>) -> Result<()> {
         inputs: args.width,
         outputs: num_experts,
     };
+    if let Some(change) = &args.change {
+        lora_shrink(device, change)?;
+    }
     linear(device, &product)?;
     if let Some(change) = &args.change {
-        lora(device, change)?;
+        lora_expand(device, change, After::Product)?;
     }
     router(device, &Router { logits, positions, experts, weights, rows, num_experts, chosen })?;
     let (grouped, tiles, num_routes) = (args.grouped, args.tiles, rows * chosen);

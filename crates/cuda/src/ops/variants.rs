@@ -180,6 +180,7 @@ impl ExpertLayer {
             tiles: tiles.whole(),
             weights: self.weights.whole(),
             added: None,
+            down_change: None,
             listed: false,
             next: None,
             inner: self.inner.whole(),

@@ -6,8 +6,9 @@ mod mlp;
 use std::ops::Range;
 
 use harmonium_cuda::ops::{
-    Embedding, KvShape, Linear, Lora, LoraRoutes, MAX_ALTERNATIVES, Output, RmsNorm, Sample,
-    TokenLogprob, cuts_bytes, embedding, linear, lora, masks_bytes, rms_norm, sample, slices_bytes,
+    After, Embedding, KvShape, Linear, Lora, LoraRoutes, MAX_ALTERNATIVES, Output, RmsNorm, Sample,
+    TokenLogprob, cuts_bytes, embedding, linear, lora_expand, lora_shrink, masks_bytes, rms_norm,
+    sample, slices_bytes,
 };
 use harmonium_cuda::{Buffer, BufferSlice, Device, Graph, Profile, Result};
 
@@ -294,7 +295,7 @@ impl Model {
         linear(&self.device, &args)
     }
 
-    /// What the step's adapters add to a product that was computed without them, if anything.
+    /// What the step's adapters add to a product, if anything.
     fn change<'a>(
         &'a self,
         step: &Step,
@@ -309,20 +310,17 @@ impl Model {
         Ok(all.change(Base { layer, product, x, adapters, routes, out, rows: step.rows }))
     }
 
-    /// Adds it.
-    fn adapt<'a>(
-        &'a self,
-        step: &Step,
-        layer: usize,
-        product: Product,
-        x: BufferSlice<'a>,
-        out: Output<'a>,
-        routes: Option<LoraRoutes<'a>>,
-    ) -> Result<()> {
-        let Some(change) = self.change(step, layer, product, x, out, routes)? else {
-            return Ok(());
-        };
-        lora(&self.device, &change)?;
+    /// What comes before a product that a change is added to.
+    fn shrink(&self, change: Option<&Lora<'_>>) -> Result<()> {
+        let Some(change) = change else { return Ok(()) };
+        lora_shrink(&self.device, change)?;
+        self.device.mark("adapters")
+    }
+
+    /// What comes after it.
+    fn expand(&self, change: Option<&Lora<'_>>, after: After) -> Result<()> {
+        let Some(change) = change else { return Ok(()) };
+        lora_expand(&self.device, change, after)?;
         self.device.mark("adapters")
     }
 

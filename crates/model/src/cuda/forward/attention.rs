@@ -1,8 +1,8 @@
 //! Attention: from normed rows to what it adds to the residual.
 
 use harmonium_cuda::ops::{
-    AttentionDecode, AttentionPrefill, HEAD_LEN, KvShape, Output, Rope, Splits, attention_decode,
-    attention_prefill, rope,
+    After, AttentionDecode, AttentionPrefill, HEAD_LEN, KvShape, Output, Rope, Splits,
+    attention_decode, attention_prefill, rope,
 };
 use harmonium_cuda::{BufferSlice, Result};
 
@@ -20,16 +20,20 @@ impl Model {
         let hidden_len = rows * self.config.hidden_size as usize;
         let qkv = first(&b.qkv, rows * shape.qkv_len() * WORD)?;
         let normed = first(&b.normed, hidden_len * BF16)?;
+        let change = self.change(step, index, Product::Qkv, normed, Output::Added(qkv), None)?;
+        self.shrink(change.as_ref())?;
         self.linear(rows, normed, &layer.qkv, Output::F32(qkv))?;
         self.device.mark("qkv")?;
-        self.adapt(step, index, Product::Qkv, normed, Output::Added(qkv), None)?;
+        self.expand(change.as_ref(), After::Product)?;
         let out = first(&b.attended, rows * shape.query_len() * BF16)?;
         self.attend(step, index, layer.sinks.whole(), qkv, out)?;
         self.device.mark("attention")?;
         let residual = Output::Added(first(&b.residual, hidden_len * WORD)?);
+        let change = self.change(step, index, Product::Output, out, residual, None)?;
+        self.shrink(change.as_ref())?;
         self.linear(rows, out, &layer.output, residual)?;
         self.device.mark("attention output")?;
-        self.adapt(step, index, Product::Output, out, residual, None)
+        self.expand(change.as_ref(), After::Product)
     }
 
     /// From queries, keys and values as the product gives them to what each head attends to.

@@ -1,7 +1,7 @@
 //! The experts: from the residual to the answers of each row's.
 
 use harmonium_cuda::ops::{
-    ExpertWeights, Experts, LoraRoutes, Output, Route, experts, route, route_tiles_bytes,
+    After, ExpertWeights, Experts, LoraRoutes, Output, Route, experts, route, route_tiles_bytes,
 };
 use harmonium_cuda::{Buffer, BufferSlice, Result};
 
@@ -100,10 +100,16 @@ impl Model {
         let added = added.map(|added| first(added, num_routes * 2 * intermediate * WORD));
         let added = added.transpose()?;
         if let Some(added) = added {
-            self.adapt(step, index, Product::Up, normed, Output::F32(added), Some(of_rows))?;
+            let (out, routes) = (Output::F32(added), Some(of_rows));
+            let change = self.change(step, index, Product::Up, normed, out, routes)?;
+            self.shrink(change.as_ref())?;
+            self.expand(change.as_ref(), After::Shrink)?;
         }
         let inner = first(&b.inner, num_routes * intermediate * BF16)?;
         let answers = first(&b.answers, num_routes * hidden * WORD)?;
+        let of_routes = LoraRoutes { weights: Some(weights), have_inputs: true, ..of_rows };
+        let (out, routes) = (Output::Added(answers), Some(of_routes));
+        let down_change = self.change(step, index, Product::Down, inner, out, routes)?;
         let args = Experts {
             x: normed,
             up: expert_weights(&layer.up),
@@ -114,6 +120,7 @@ impl Model {
             tiles,
             weights,
             added,
+            down_change,
             next: Some(next.whole()),
             inner,
             out: answers,
@@ -125,9 +132,7 @@ impl Model {
             limit: self.config.swiglu_limit,
             alpha: self.config.swiglu_alpha,
         };
-        experts(&self.device, &args)?;
-        let of_routes = LoraRoutes { weights: Some(weights), have_inputs: true, ..of_rows };
-        self.adapt(step, index, Product::Down, inner, Output::Added(answers), Some(of_routes))
+        experts(&self.device, &args)
     }
 }
 
