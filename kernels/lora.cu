@@ -14,7 +14,8 @@
 //          group_routes leaves them, or null; weights [units] float32 or null; parts [parts, units, rank] float32; out
 //          [units, outputs] float32.
 // Launch:  tiles of up to 16 units, in the order of rows or of the lists; for each a block of eight warps for every 768
-//          inputs (shrink), a block of 128 threads for every 128 outputs (expand).
+//          inputs (shrink), a block of 128 threads for every 128 outputs (expand) or 512 (expand_many; outputs are a
+//          multiple of four).
 // Traffic: a set's matrices are read once for each of its tiles; the sums of each 768 inputs go through the caches. Units of
 //          several sets in a tile are taken set by set.
 //
@@ -89,6 +90,11 @@ static __device__ __forceinline__ void for_each_set(const LoraTile& tile, Take t
 static __device__ __forceinline__ size_t first_set(const LoraTile& tile) {
     return __shfl_sync(0xffffffffu, tile.set, __ffs(static_cast<int>(tile.open)) - 1);
 }
+
+static __device__ __forceinline__ void load_each(const float* from, float (&to)[1]) { to[0] = *from; }
+static __device__ __forceinline__ void load_each(const float* from, float (&to)[4]) { load_4(from, to); }
+static __device__ __forceinline__ void store_each(float* to, const float (&from)[1]) { *to = from[0]; }
+static __device__ __forceinline__ void store_each(float* to, const float (&from)[4]) { store_4(to, from); }
 
 // The units are the rows of mma's left operand and ranks the columns of its right one. Within a step lane place p holds
 // inputs 8 p .. 8 p + 7 of both: any order of them gives the same sums, and this one loads 16 bytes.
@@ -173,11 +179,13 @@ KERNEL(lora_shrink, LoraParams, kShrinkWarps * 32) {
     }
 }
 
-// Each thread has one output of all units.
-KERNEL(lora_expand, LoraParams, kExpandThreads) {
-    SHARED(float, inner, [kTileUnits][kRanksTogether]);
-    constexpr uint32_t kEights = kRanksTogether / 8;
-    const uint32_t output = blockIdx.x * kExpandThreads + threadIdx.x;
+// Each thread has some outputs of all units, for so many ranks at a time: one output if there are few units, so that there
+// are blocks enough; several if there are many, which share what is read of inner.
+template <uint32_t kEach, uint32_t kRanks>
+static __device__ __forceinline__ void expand(const LoraParams& p) {
+    SHARED(float, inner, [kTileUnits][kRanks]);
+    constexpr uint32_t kEights = kRanks / 8, kUnitsTogether = kTileUnits / 2;
+    const uint32_t output = (blockIdx.x * kExpandThreads + threadIdx.x) * kEach;
     const bool is_one = output < p.outputs;
     if (p.waits_first) pdl_wait();
     const LoraTile tile = find_tile(p);
@@ -185,29 +193,34 @@ KERNEL(lora_expand, LoraParams, kExpandThreads) {
         if (!p.waits_first) pdl_wait();
         return;
     }
-    uint4 bs[kEights];
+    uint4 bs[kEach][kEights];
     const auto load_b = [&](size_t set, uint32_t first_rank) {
         const bf16* b = p.b + ((set * p.num_experts + tile.expert) * p.outputs + (is_one ? output : 0)) * p.rank + first_rank;
 #pragma unroll
-        for (uint32_t n = 0; n < kEights; n++) {
-            bs[n] = first_rank + n * 8 < p.rank ? ld_v4(b + n * 8) : make_uint4(0, 0, 0, 0);
+        for (uint32_t i = 0; i < kEach; i++) {
+#pragma unroll
+            for (uint32_t n = 0; n < kEights; n++) {
+                const bool is_rank = first_rank + n * 8 < p.rank;
+                bs[i][n] = is_rank ? ld_v4(b + static_cast<size_t>(i) * p.rank + n * 8) : make_uint4(0, 0, 0, 0);
+            }
         }
     };
     const uint32_t* parts = reinterpret_cast<const uint32_t*>(p.parts);
     const size_t part_len = static_cast<size_t>(p.num_units) * p.rank;
-    float sums[kTileUnits] = {};
+    float sums[kTileUnits][kEach] = {};
     const uint32_t num_ranks = tile.open == 0 ? 0 : p.rank;
-    for (uint32_t first_rank = 0; first_rank < num_ranks; first_rank += kRanksTogether) {
+    for (uint32_t first_rank = 0; first_rank < num_ranks; first_rank += kRanks) {
         const size_t first = first_set(tile);
         load_b(first, first_rank);
         if (first_rank > 0) __syncthreads();
-        const uint32_t rank = threadIdx.x % 32;
-        for (uint32_t u = threadIdx.x / 32; u < kTileUnits; u += kExpandThreads / 32) {
+        // A warp takes whole units, or parts of a few.
+        for (uint32_t i = threadIdx.x; i < kTileUnits * kRanks; i += kExpandThreads) {
+            const uint32_t u = i / kRanks, rank = i % kRanks;
             const size_t unit = __shfl_sync(0xffffffffu, tile.unit, static_cast<int>(u));
             float sum = 0.0f;
             if ((tile.open >> u & 1) != 0 && first_rank + rank < p.rank) {
                 const uint32_t* part = parts + unit * p.rank + first_rank + rank;
-                for (uint32_t i = 0; i < p.num_parts; i++) sum += __uint_as_float(ld_cg(part + i * part_len));
+                for (uint32_t n = 0; n < p.num_parts; n++) sum += __uint_as_float(ld_cg(part + n * part_len));
             }
             inner[u][rank] = sum;
         }
@@ -217,15 +230,19 @@ KERNEL(lora_expand, LoraParams, kExpandThreads) {
 #pragma unroll
             for (uint32_t n = 0; n < kEights; n++) {
                 if (first_rank + n * 8 >= p.rank) break;
-                float b[8];
-                unpack_8(bs[n], b);
+                float b[kEach][8];
+#pragma unroll
+                for (uint32_t i = 0; i < kEach; i++) unpack_8(bs[i][n], b[i]);
 #pragma unroll
                 for (uint32_t u = 0; u < kTileUnits; u++) {
                     if ((units >> u & 1) == 0) continue;
                     float of_unit[8];
                     load_8(&inner[u][n * 8], of_unit);
 #pragma unroll
-                    for (int i = 0; i < 8; i++) sums[u] += b[i] * of_unit[i];
+                    for (uint32_t i = 0; i < kEach; i++) {
+#pragma unroll
+                        for (int r = 0; r < 8; r++) sums[u][i] += b[i][r] * of_unit[r];
+                    }
                 }
             }
         });
@@ -234,19 +251,29 @@ KERNEL(lora_expand, LoraParams, kExpandThreads) {
     pdl_launch();
     const bool is_unit = threadIdx.x % kTileUnits < tile.num;
     const float weight = p.weights != nullptr && is_unit ? p.weights[tile.unit] : 1.0f;
-    // All of what is added to first: a store would hold up the loads behind it.
-    float* to[kTileUnits];
-    float before[kTileUnits] = {};
 #pragma unroll
-    for (uint32_t u = 0; u < kTileUnits; u++) {
-        const size_t unit = __shfl_sync(0xffffffffu, tile.unit, static_cast<int>(u));
-        const bool is_written = is_one && u < tile.num && (!p.is_added || (tile.open >> u & 1) != 0);
-        to[u] = is_written ? p.out + unit * p.outputs + output : nullptr;
-        if (p.is_added && is_written) before[u] = *to[u];
-    }
+    for (uint32_t first = 0; first < kTileUnits; first += kUnitsTogether) {
+        // All of what is added to first: a store would hold up the loads behind it.
+        float* to[kUnitsTogether];
+        float before[kUnitsTogether][kEach] = {};
 #pragma unroll
-    for (uint32_t u = 0; u < kTileUnits; u++) {
-        const float of_unit = __shfl_sync(0xffffffffu, weight, static_cast<int>(u));
-        if (to[u] != nullptr) *to[u] = before[u] + of_unit * sums[u];
+        for (uint32_t i = 0; i < kUnitsTogether; i++) {
+            const uint32_t u = first + i;
+            const size_t unit = __shfl_sync(0xffffffffu, tile.unit, static_cast<int>(u));
+            const bool is_written = is_one && u < tile.num && (!p.is_added || (tile.open >> u & 1) != 0);
+            to[i] = is_written ? p.out + unit * p.outputs + output : nullptr;
+            if (p.is_added && is_written) load_each(to[i], before[i]);
+        }
+#pragma unroll
+        for (uint32_t i = 0; i < kUnitsTogether; i++) {
+            const float of_unit = __shfl_sync(0xffffffffu, weight, static_cast<int>(first + i));
+            if (to[i] == nullptr) continue;
+#pragma unroll
+            for (uint32_t n = 0; n < kEach; n++) before[i][n] += of_unit * sums[first + i][n];
+            store_each(to[i], before[i]);
+        }
     }
 }
+
+KERNEL(lora_expand, LoraParams, kExpandThreads) { expand<1, 32>(p); }
+KERNEL(lora_expand_many, LoraParams, kExpandThreads) { expand<4, 16>(p); }

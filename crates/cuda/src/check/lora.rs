@@ -60,17 +60,19 @@ const SHAPES: &[Shape] = &[
     shape(16, [800, 130, 40], Who::Mixed, To::Rows),
     shape(17, [1600, 64, 72], Who::One, To::Rows),
     shape(40, [4096, 300, 32], Who::Mixed, To::Rows),
+    shape(500, [64, 4112, 24], Who::Mixed, To::Rows),
+    shape(2200, [32, 570, 8], Who::One, To::Rows),
     shape(1, [96, 64, 8], Who::One, To::Ups { chosen: 2, num_experts: 4 }),
     shape(1, [2880, 5760, 8], Who::One, To::Ups { chosen: 1, num_experts: 1 }),
     shape(2, [64, 32, 8], Who::Nobody, To::Ups { chosen: 2, num_experts: 4 }),
     shape(6, [96, 160, 16], Who::Mixed, To::Ups { chosen: 4, num_experts: 12 }),
     shape(37, [64, 200, 8], Who::Mixed, To::Ups { chosen: 1, num_experts: 3 }),
-    shape(150, [32, 64, 48], Who::Mixed, To::Ups { chosen: 2, num_experts: 3 }),
+    shape(600, [32, 1028, 48], Who::Mixed, To::Ups { chosen: 2, num_experts: 3 }),
     shape(1, [64, 96, 8], Who::One, To::Downs { chosen: 3, num_experts: 5 }),
     shape(2, [64, 32, 8], Who::Nobody, To::Downs { chosen: 2, num_experts: 4 }),
     shape(9, [160, 96, 40], Who::Mixed, To::Downs { chosen: 4, num_experts: 12 }),
     shape(30, [96, 140, 16], Who::One, To::Downs { chosen: 2, num_experts: 5 }),
-    shape(120, [64, 32, 8], Who::Mixed, To::Downs { chosen: 2, num_experts: 3 }),
+    shape(100, [64, 8300, 40], Who::Mixed, To::Downs { chosen: 2, num_experts: 3 }),
 ];
 
 pub(super) fn cases() -> Vec<Case> {

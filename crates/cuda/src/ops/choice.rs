@@ -247,6 +247,17 @@ pub(super) fn all_experts(rows: usize) -> impl Iterator<Item = ExpertKernels> {
     are_unlisted(rows, false).then_some(EXPERTS_ONE).into_iter().chain(LISTED)
 }
 
+/// The second kernel of adapters and the outputs of a block. Where there are blocks enough, a thread makes several outputs,
+/// which share what it reads of the units.
+pub(super) fn lora_expand(num_tiles: usize, outputs: usize) -> (&'static str, usize) {
+    const OUTPUTS: [usize; 2] = [128, 512];
+    let num_blocks = num_tiles * outputs.div_ceil(OUTPUTS[1]);
+    match outputs.is_multiple_of(4) && num_blocks >= 2 * PROCESSORS {
+        true => ("lora_expand_many", OUTPUTS[1]),
+        false => ("lora_expand", OUTPUTS[0]),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -11,10 +11,9 @@ pub const NO_ADAPTER: u32 = u32::MAX;
 /// Ranks are padded with zeros to a multiple of this.
 pub const RANK_MULTIPLE: usize = 8;
 
-/// Units of a tile, inputs of a part, outputs of a block of the second kernel; as in the kernels.
+/// Units of a tile, inputs of a part; as in the kernels.
 const TILE_UNITS: usize = 16;
 const PART_INPUTS: usize = 768;
-const EXPAND_OUTPUTS: usize = 128;
 
 /// The low-rank changes of one product by several adapters: sets of a pair of matrices an expert.
 #[derive(Clone, Copy, Debug)]
@@ -148,10 +147,11 @@ pub fn lora_expand(device: &Device, args: &Lora<'_>, after: After) -> Result<()>
     let check = Arguments { device, op: "lora" };
     let (mut params, num_tiles) = params(&check, args)?;
     params.waits_first = (after == After::Shrink).into();
-    let num_blocks = check.count("outputs", args.outputs.div_ceil(EXPAND_OUTPUTS))?;
+    let (kernel, outputs) = choice::lora_expand(num_tiles as usize, args.outputs);
+    let num_blocks = check.count("outputs", args.outputs.div_ceil(outputs))?;
     let grid = Grid { grid: [num_blocks, num_tiles, 1], block: [128, 1, 1], shared_bytes: 0 };
     // SAFETY: as above.
-    unsafe { device.launch("lora_expand", &grid, &params) }
+    unsafe { device.launch(kernel, &grid, &params) }
 }
 
 /// What both kernels are told, and how many tiles there are.
