@@ -25,8 +25,11 @@ pub(super) enum Product {
     Down,
 }
 
+/// How many there are in a layer.
+const NUM_PRODUCTS: usize = 5;
+
 impl Product {
-    const ALL: [Self; 5] = [Self::Qkv, Self::Output, Self::Router, Self::Up, Self::Down];
+    const ALL: [Self; NUM_PRODUCTS] = [Self::Qkv, Self::Output, Self::Router, Self::Up, Self::Down];
 
     /// The products of a checkpoint that it consists of: their outputs follow one another.
     fn targets(self) -> &'static [Target] {
@@ -82,7 +85,11 @@ impl<'a> Changes<'a> {
     }
 
     /// Those of all products of a layer.
-    fn of_layer(config: &Config, adapters: &'a [Adapter], layer: usize) -> [Option<Self>; 5] {
+    fn of_layer(
+        config: &Config,
+        adapters: &'a [Adapter],
+        layer: usize,
+    ) -> [Option<Self>; NUM_PRODUCTS] {
         Product::ALL.map(|product| Self::new(config, adapters, layer, product))
     }
 
@@ -197,7 +204,7 @@ struct Change {
 
 /// All adapters of an executor.
 pub(super) struct DeviceAdapters {
-    layers: Vec<[Option<Change>; 5]>,
+    layers: Vec<[Option<Change>; NUM_PRODUCTS]>,
     scratch: Buffer,
     /// What is added to the up product of each route; absent if no adapter changes it.
     added: Option<Buffer>,
@@ -234,7 +241,7 @@ impl DeviceAdapters {
         }
         let mut on_device = Vec::with_capacity(layers.len());
         for (index, layer) in layers.iter().enumerate() {
-            let mut changes = [const { None }; 5];
+            let mut changes = [const { None }; NUM_PRODUCTS];
             for (to, from) in changes.iter_mut().zip(layer) {
                 let Some(from) = from else { continue };
                 let name = format!("adapters of layers.{index}.{:?}", from.product);

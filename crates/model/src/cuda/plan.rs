@@ -340,7 +340,7 @@ pub(super) fn aligned(bytes: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::synth::Shape;
+    use crate::synth::{AdapterTargets, Shape, SynthAdapter};
 
     fn config(shape: Shape) -> Config {
         shape.to_config().unwrap()
@@ -372,6 +372,27 @@ mod tests {
             plan(&config(Shape::GPT_OSS_120B), &[], &CudaOptions::default(), 40 << 30).unwrap_err();
         let message = message.to_string();
         assert!(message.contains("42949672960 bytes are too few"), "{message}");
+    }
+
+    #[test]
+    fn adapters_take_room_from_keys_and_values() {
+        let (shape, targets) = (Shape::SMALL, AdapterTargets::All);
+        let adapter = |rank| SynthAdapter { shape, rank, targets, seed: 0 }.adapter().unwrap();
+        let with = |adapters: &[Adapter]| {
+            let plan = plan(&config(shape), adapters, &CudaOptions::default(), 4 << 30).unwrap();
+            let item = plan.items.iter().find(|item| item.name == "adapters");
+            let kv_bytes: u64 = plan.items.iter().rev().take(2).map(|item| item.bytes).sum();
+            (item.map_or(0, |item| item.bytes), kv_bytes, plan.spec.num_adapters)
+        };
+        let (none, two) = (with(&[]), with(&[adapter(8), adapter(3)]));
+        assert_eq!((none.0, none.2, two.2), (0, 0, 2));
+        // Both have 8 ranks there, three times as many for queries, keys and values: numbers of a layer's A and B.
+        let (hidden, inner, experts) = (128, 96, 8);
+        let dense = 24 * (hidden + 512) + 8 * (256 + hidden) + 8 * (hidden + experts);
+        let sparse = experts * 8 * (hidden + 2 * inner + inner + hidden);
+        assert!(two.0 >= 2 * 2 * 2 * (dense + sparse), "{two:?}");
+        // To whole blocks.
+        assert!((none.1 - two.1).abs_diff(two.0) <= 1 << 20, "{none:?} {two:?}");
     }
 
     #[test]
