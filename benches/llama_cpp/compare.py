@@ -11,7 +11,7 @@ checkpoint and GGUF take 6.1 GB each at 8 layers (0.8 a layer less or more), the
 1. builds llama.cpp from the source distribution of a pinned version, with the options that suit it best (peer.py);
 2. builds Harmonium, and lets it write a checkpoint of random weights in the shape of gpt-oss-20b;
 3. converts that with llama.cpp's own converter, and checks that experts stayed MXFP4 and the rest bf16;
-4. runs both alternately, with as many threads as there are cores:
+4. runs both in turn, Harmonium as it is and once more with --activations int8, with as many threads as there are cores:
      prefill   one prompt of 512 and one of 2,048 tokens: `llama-bench -p`, `harmonium bench engine --prefill`
      decode 1  32 tokens of one sequence from an empty context: `llama-bench -n`, `harmonium bench engine --batch 1`
      decode 4  32 steps of 4 sequences, tokens of all of them a second: `llama-batched-bench -npl 4`, of which this is
@@ -19,10 +19,10 @@ checkpoint and GGUF take 6.1 GB each at 8 layers (0.8 a layer less or more), the
    The weights are warm before anything counts: Harmonium decodes two steps first, and llama-bench takes a prompt of 64
    tokens first, in the same process, instead of a warm-up that repeats every test;
 5. takes the peak of resident memory of each (VmHWM: both map the weights, so pages of the file count);
-6. computes the logits of the same tokens with both. With --activations float32, Harmonium is held against transformers in
+6. computes the logits of the same tokens with all. With --activations float32, Harmonium is held against transformers in
    float32 by tests (within 1e-4), so it stands for float32 here. As it was measured, it rounds what meets MXFP4 weights
-   to blocks of 16 bits; llama.cpp rounds that to blocks of int8, what meets bf16 weights to bf16, and its keys and
-   values to float16. Between random
+   to blocks of 16 bits, or of 8; llama.cpp rounds that to blocks of int8, what meets bf16 weights to bf16, and its keys
+   and values to float16. Between random
    weights the choice of experts is close, and one other expert changes a row altogether. So rows are reported by
    their median and range, and say little about trained weights; `--layers 1` shows the rounding by itself;
 7. prints medians, best rounds and ratios of medians. A ratio is not called met or missed if a side's rounds differ by
@@ -67,7 +67,8 @@ def main():
     sums = llama.tensors(gguf)
     checkpoint_bytes = sum(file.stat().st_size for file in checkpoint.glob("*.safetensors"))
     peer.check_tensors(sums, checkpoint_bytes)
-    sides = [Llama(llama, gguf, options), Harmonium(harmonium, checkpoint, options)]
+    ours = [Harmonium(harmonium, checkpoint, options, activations) for activations in ("int16", "int8")]
+    sides = [Llama(llama, gguf, options), *ours]
     into_page_cache([gguf, *checkpoint.glob("*.safetensors")], spare=sums["experts MXFP4"])
     for number in range(options.rounds):
         for side in sides if number % 2 == 0 else sides[::-1]:
@@ -151,7 +152,7 @@ def version(harmonium, options):
 
 
 class Side:
-    """One of the two programs: its runs, and its figures in every round."""
+    """One of the programs, in one of its modes: its runs, and its figures in every round."""
 
     def __init__(self, options):
         self.threads, self.wrap = options.threads, options.wrap
@@ -194,18 +195,17 @@ class Llama(Side):
 
 
 class Harmonium(Side):
-    name = "harmonium"
-
-    def __init__(self, binary, checkpoint, options):
+    def __init__(self, binary, checkpoint, options, activations):
         super().__init__(options)
-        self.binary, self.checkpoint = binary, checkpoint
+        self.name = "harmonium" if activations == "int16" else f"harmonium {activations}"
+        self.binary, self.checkpoint, self.activations = binary, checkpoint, activations
         self.out = checkpoint.with_suffix(".json")
 
     def round(self):
         lengths = ",".join(map(str, PREFILL))
         self.measure([
             self.binary, "bench", "engine", "--model", self.checkpoint, "--device", "cpu", "--batch", f"1,{BATCH}",
-            "--context", 0, "--steps", STEPS, "--prefill", lengths, "--out", self.out,
+            "--context", 0, "--steps", STEPS, "--prefill", lengths, "--activations", self.activations, "--out", self.out,
         ], self.env())
         self.rounds.append(from_harmonium(self.out.read_text()))
 
@@ -232,13 +232,14 @@ def floats(data):
     return values
 
 
-def compare_logits(llama, harmonium):
-    """The relative error of both sides' logits of every token, those of Harmonium in float32 taken for exact."""
+def compare_logits(llama, *ours):
+    """The relative error of all sides' logits of every token, those of Harmonium in float32 taken for exact."""
     source = random.Random(0)
     tokens = [source.randrange(NUM_TEXT_TOKENS) for _ in range(LOGITS_TOKENS)]
-    exact = harmonium.logits(tokens, "float32")
+    exact = ours[0].logits(tokens, "float32")
     rows = [slice(at, at + VOCABULARY) for at in range(0, len(exact), VOCABULARY)]
-    sides = {"llama.cpp": llama.logits(tokens), "harmonium": harmonium.logits(tokens, "int16")}
+    sides = {llama.name: llama.logits(tokens)}
+    sides |= {side.name: side.logits(tokens, side.activations) for side in ours}
     return {name: [relative_error(logits[row], exact[row]) for row in rows] for name, logits in sides.items()}
 
 

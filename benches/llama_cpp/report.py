@@ -57,36 +57,43 @@ class Result:
     facts: dict
     llama: object
     harmonium: object
+    # The same with activations of 8 bits; the goals are not for it.
+    int8: object
     errors: dict
 
-    def comparisons(self):
+    def sides(self):
+        return self.llama, self.harmonium, self.int8
+
+    def comparisons(self, side):
         """(what, their series, our series, ratio, whether it meets the goal) for every figure."""
-        busiest = max(run.others_cores for side in (self.llama, self.harmonium) for run in side.runs)
+        busiest = max(run.others_cores for each in self.sides() for run in each.runs)
         for key in sorted(self.llama.rounds[0], key=lambda key: (key[0] == "decode", key[1])):
-            theirs, ours = (Series([each[key] for each in side.rounds]) for side in (self.llama, self.harmonium))
+            theirs, ours = (Series([each[key] for each in side.rounds]) for side in (self.llama, side))
             yield key, theirs, ours, *verdict(theirs, ours, GOALS[key[0]], busiest / self.facts["threads"])
 
     def peaks(self):
-        return [max(run.peak_bytes for run in side.runs) for side in (self.llama, self.harmonium)]
+        return [max(run.peak_bytes for run in side.runs) for side in self.sides()]
 
     def table(self):
         lines = [f"{'':22}{'llama.cpp':>22}{'harmonium':>22}{'ratio':>8}{'goal':>8}"]
-        for (name, number), theirs, ours, ratio, called in self.comparisons():
-            what = f"{name}, {number} tokens" if name == "prefill" else f"{name}, batch {number}"
-            goal = f">= {GOALS[name]}"
-            lines.append(f"{what:22}{cell(theirs):>22}{cell(ours):>22}{ratio:>7.2f}x{goal:>8}  {called}")
-        theirs, ours = self.peaks()
+        for key, theirs, ours, ratio, called in self.comparisons(self.harmonium):
+            goal = f">= {GOALS[key[0]]}"
+            lines.append(f"{what(key):22}{cell(theirs):>22}{cell(ours):>22}{ratio:>7.2f}x{goal:>8}  {called}")
+        theirs, ours, _ = self.peaks()
         size = self.facts["checkpoint_bytes"]
         called = "met" if ours <= MEMORY_GOAL * size else "more, keys and values included"
         lines.append(f"{'peak memory, GB':22}{theirs / 1e9:>22.2f}{ours / 1e9:>22.2f}{ours / theirs:>7.2f}x"
                      f"{f'<= {MEMORY_GOAL * size / 1e9:.2f}':>8}  {called}")
+        lines += ["", f"{'':22}{'llama.cpp':>22}{self.int8.name:>22}{'ratio':>8}"]
+        for key, theirs, ours, ratio, _ in self.comparisons(self.int8):
+            lines.append(f"{what(key):22}{cell(theirs):>22}{cell(ours):>22}{ratio:>7.2f}x")
         lines += [
             "",
             "Speeds in tokens a second: median of the rounds (best, spread). Memory: the most that was resident;",
             f"its goal is {MEMORY_GOAL} times the checkpoint of {size / 1e9:.2f} GB, without keys and values.",
         ]
-        for side, rounds in (("llama.cpp", "int8 and bf16"), ("harmonium", "int16")):
-            errors = self.errors[side]
+        for side, errors in self.errors.items():
+            rounds = {"llama.cpp": "int8 and bf16", "harmonium": "int16"}.get(side, "int8")
             lines.append(
                 f"{side}'s logits of {len(errors)} tokens differ from float32 by {statistics.median(errors):.1e} (median;"
                 f" {min(errors):.1e} to {max(errors):.1e}): it rounds activations to {rounds}."
@@ -105,7 +112,7 @@ class Result:
             f"llama.cpp of llama-cpp-python {facts['llama_cpp_python']}: {', '.join(facts['llama_cpp_build'])}",
             f"bytes of the GGUF's tensors: {facts['gguf_bytes']}",
         ]
-        for side in (self.llama, self.harmonium):
+        for side in self.sides():
             lines += ["", f"{side.name}, round by round"]
             for each in side.rounds:
                 figures = (f"{name} {number}: {value:.2f}" for (name, number), value in each.items())
@@ -123,20 +130,27 @@ class Result:
             **self.facts,
             "figures": [
                 {
-                    "what": name, "number": number, "llama_cpp_tokens_per_s": theirs.values,
-                    "harmonium_tokens_per_s": ours.values, "ratio_of_medians": ratio, "goal": GOALS[name],
-                    "called": called,
+                    "what": name, "number": number, "activations": side.activations,
+                    "llama_cpp_tokens_per_s": theirs.values, "harmonium_tokens_per_s": ours.values,
+                    "ratio_of_medians": ratio,
+                    **({"goal": GOALS[name], "called": called} if side is self.harmonium else {}),
                 }
-                for (name, number), theirs, ours, ratio, called in self.comparisons()
+                for side in (self.harmonium, self.int8)
+                for (name, number), theirs, ours, ratio, called in self.comparisons(side)
             ],
-            "peak_bytes": dict(zip(("llama_cpp", "harmonium"), self.peaks(), strict=True)),
+            "peak_bytes": dict(zip(("llama_cpp", "harmonium", "harmonium_int8"), self.peaks(), strict=True)),
             "relative_errors_of_logits": self.errors,
             "runs": [
                 {"command": command(run), "peak_bytes": run.peak_bytes, "anonymous_bytes": run.anonymous_bytes,
                  "others_cores": run.others_cores}
-                for side in (self.llama, self.harmonium) for run in side.runs
+                for side in self.sides() for run in side.runs
             ],
         }
+
+
+def what(key):
+    name, number = key
+    return f"{name}, {number} tokens" if name == "prefill" else f"{name}, batch {number}"
 
 
 def cell(series):

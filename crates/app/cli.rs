@@ -350,8 +350,8 @@ pub(crate) struct BenchEngineArgs {
     /// What to run on: cpu, cuda, host, or auto.
     #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = device)]
     pub(crate) device: Device,
-    /// How finely the processor rounds activations before they meet MXFP4 weights: float32 or int16.
-    #[arg(long, value_name = "float32|int16", default_value = "int16", value_parser = activations)]
+    /// How finely the processor rounds activations before they meet MXFP4 weights: float32, int16 or int8.
+    #[arg(long, value_name = "float32|int16|int8", default_value = "int16", value_parser = activations)]
     pub(crate) activations: Activations,
     /// A LoRA adapter that PEFT has saved; may be given more than once. Sequences take them in turn, prompts the first. What
     /// is read of them is not counted.
@@ -415,8 +415,8 @@ pub(crate) struct LogitsArgs {
     /// What to run on: cpu, cuda, host, or auto.
     #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = device)]
     pub(crate) device: Device,
-    /// How finely the processor rounds activations before they meet MXFP4 weights: float32 or int16.
-    #[arg(long, value_name = "float32|int16", default_value = "float32", value_parser = activations)]
+    /// How finely the processor rounds activations before they meet MXFP4 weights: float32, int16 or int8.
+    #[arg(long, value_name = "float32|int16|int8", default_value = "float32", value_parser = activations)]
     pub(crate) activations: Activations,
     /// Token ids, separated by commas.
     #[arg(

@@ -87,8 +87,9 @@ declare::settings! {
         /// host, which runs the GPU's kernels on the processor for developers.
         device: Device = Device::Auto, flag "device" "auto|cpu|cuda|host";
         /// How finely the processor rounds activations, each 32 by their greatest, before they meet MXFP4 weights: int16
-        /// keeps 15 bits (logits within 3e-4 of float32); float32 errs no more than float32 sums do, and is slower.
-        activations: Activations = Activations::Int16, flag "activations" "float32|int16";
+        /// keeps 15 bits (logits within 3e-4 of float32); float32 errs no more than float32 sums do, and is slower; int8
+        /// keeps 7 bits (logits within 1e-2, where magnitudes are a trained model's) and reads prompts faster.
+        activations: Activations = Activations::Int16, flag "activations" "float32|int16|int8";
         /// Longest prompt and answer together, in tokens; auto is the model's own limit.
         context_len: Auto<Positive> = Auto::Auto, flag "context" "TOKENS";
         /// Threads of the arithmetic; auto is one for each core.

@@ -220,6 +220,7 @@ pub(crate) fn precision(activations: Activations) -> Precision {
     match activations {
         Activations::Float32 => Precision::Float32,
         Activations::Int16 => Precision::Int16,
+        Activations::Int8 => Precision::Int8,
     }
 }
 

@@ -190,6 +190,8 @@ choice! {
         Float32 = "float32",
         /// To 16 bits.
         Int16 = "int16",
+        /// To 8 bits.
+        Int8 = "int8",
     }
 }
 

@@ -60,8 +60,14 @@ fn check(name: &str, modes: &[LogitsMode]) {
         let error = error(*mode, Precision::Float32);
         assert!(error <= TOLERANCE, "{name} {mode:?}: relative error {error:e}");
     }
-    let error = error(modes[0], Precision::Int16);
-    assert!(error <= INT16_TOLERANCE, "{name} in 16 bits: relative error {error:e}");
+    // Of one byte: 6e-3 to 9e-3 where magnitudes are a trained model's, up to 9e-2 where they are larger.
+    let int8_tolerance = if name.starts_with("group") { 1.5e-2 } else { 1.2e-1 };
+    for (precision, tolerance) in
+        [(Precision::Int16, INT16_TOLERANCE), (Precision::Int8, int8_tolerance)]
+    {
+        let error = error(modes[0], precision);
+        assert!(error <= tolerance, "{name} {precision:?}: relative error {error:e}");
+    }
 }
 
 #[test]

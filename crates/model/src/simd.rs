@@ -26,6 +26,7 @@ mod panel;
 mod planes;
 mod portable;
 mod product;
+mod quads;
 mod rounded;
 mod rows;
 #[cfg(test)]
@@ -122,6 +123,11 @@ trait Lanes: Copy {
     fn times_65536(words: Self::Words) -> Self::Words;
     /// To each sum the products of both 16-bit numbers with a sign that a lane has, modulo 2^32.
     fn add_pairs(weights: Self::Words, x: Self::Words, sums: Self::Words) -> Self::Words;
+    /// To the 16-bit numbers of each sum the products of bytes, weights without sign and activations with one, neighbours
+    /// together.
+    fn add_quads(weights: Self::Words, x: Self::Words, sums: Self::Words) -> Self::Words;
+    /// In each lane the sum of its two 16-bit numbers with a sign.
+    fn half_sums(words: Self::Words) -> Self::Words;
     /// In each four lanes the sums of neighbours, two of the first register's, then two of the second's.
     fn pair_sums(first: Self::Words, second: Self::Words) -> Self::Words;
     /// Whole numbers with a sign, rounded to float32.
@@ -265,6 +271,7 @@ impl Simd {
         match x.precision() {
             Precision::Float32 => x.simd().run(Mxfp4Product::<3>::new(weight, first, x, out)),
             Precision::Int16 => x.simd().run(Mxfp4Product::<2>::new(weight, first, x, out)),
+            Precision::Int8 => x.simd().run(Mxfp4Product::<1>::new(weight, first, x, out)),
         }
     }
 

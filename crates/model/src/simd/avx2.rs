@@ -250,6 +250,18 @@ impl Lanes for Wide {
     }
 
     #[inline(always)]
+    fn add_quads(weights: __m256i, x: __m256i, sums: __m256i) -> __m256i {
+        // SAFETY: Registers only.
+        unsafe { _mm256_add_epi16(_mm256_maddubs_epi16(weights, x), sums) }
+    }
+
+    #[inline(always)]
+    fn half_sums(words: __m256i) -> __m256i {
+        // SAFETY: Registers only.
+        unsafe { _mm256_madd_epi16(words, _mm256_set1_epi16(1)) }
+    }
+
+    #[inline(always)]
     fn pair_sums(first: __m256i, second: __m256i) -> __m256i {
         // SAFETY: Registers only.
         unsafe { _mm256_hadd_epi32(first, second) }

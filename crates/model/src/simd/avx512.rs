@@ -238,6 +238,18 @@ impl Lanes for Wide {
     }
 
     #[inline(always)]
+    fn add_quads(weights: __m512i, x: __m512i, sums: __m512i) -> __m512i {
+        // SAFETY: Registers only.
+        unsafe { _mm512_add_epi16(_mm512_maddubs_epi16(weights, x), sums) }
+    }
+
+    #[inline(always)]
+    fn half_sums(words: __m512i) -> __m512i {
+        // SAFETY: Registers only.
+        unsafe { _mm512_madd_epi16(words, _mm512_set1_epi16(1)) }
+    }
+
+    #[inline(always)]
     fn pair_sums(first: __m512i, second: __m512i) -> __m512i {
         // SAFETY: Registers only.
         unsafe {

@@ -4,11 +4,10 @@
 //! by 12, 0 to 24, one byte each. One instruction multiplies them with a plane of activations and adds neighbours. Sums
 //! over a block are exact in 32 bits, once what the 12 added is taken off; then they become float32 and enter the sum of
 //! the row, a lane for each of as many blocks as there are lanes. For many rows weights become pairs of 16 bits with a
-//! row in each lane: see [`super::interleaved`]. Sums of blocks are the same whole numbers, and they enter the sum of
+//! row in each lane, or words of four bytes: see [`super::interleaved`]. Sums of blocks are the same whole numbers, and they enter the sum of
 //! their lane in the same order, so the bits do not depend on how many rows there are.
 
-use super::interleaved::{self, Interleave, PANEL_REGISTERS};
-use super::pairs::PAIRS;
+use super::interleaved::{self, Form, Interleave, PANEL_REGISTERS, Pairs, Quads};
 use super::planes::step_registers;
 use super::rounded::Order;
 use super::{GROUPS, Kernel, LANES_PER_BLOCK, Lanes, MAX_LANES, Rounded};
@@ -22,8 +21,6 @@ const TILE_ROWS: usize = 2;
 const PREFETCH: usize = 2048;
 /// Bytes of a cache line.
 const LINE_BYTES: usize = 64;
-/// Pairs of the weights in a word.
-const WORD_PAIRS: usize = 4;
 
 /// One product with activations of `P` bytes, `out` row-major with a row for each weight row.
 pub(super) struct Mxfp4Product<'a, const P: usize> {
@@ -63,8 +60,15 @@ impl<const P: usize> Kernel for Mxfp4Product<'_, P> {
         let rows = StoredRows { blocks_per_row, blocks, scales };
         match (x.order(), P) {
             (Order::Planes, _) => few::<L, P>(&rows, x, out),
-            (Order::Pairs { chains }, 2) => interleaved::multiply::<L, 1>(&rows, x, chains, out),
-            (Order::Pairs { chains }, _) => interleaved::multiply::<L, 2>(&rows, x, chains, out),
+            (Order::Pairs { chains }, 2) => {
+                interleaved::multiply::<L, Pairs<1>>(&rows, x, chains, out);
+            }
+            (Order::Pairs { chains }, _) => {
+                interleaved::multiply::<L, Pairs<2>>(&rows, x, chains, out);
+            }
+            (Order::Quads { chains }, _) => {
+                interleaved::multiply::<L, Quads>(&rows, x, chains, out)
+            }
         }
     }
 }
@@ -103,16 +107,17 @@ impl<L: Lanes> Interleave<L> for StoredRows<'_> {
     }
 
     #[inline(always)]
-    fn interleave(
+    fn interleave<F: Form<L>>(
         &self,
         first: usize,
         blocks: impl Iterator<Item = usize>,
-        pairs: &mut [L::Array],
+        weights: &mut [L::Array],
         scales: &mut [L::Array],
     ) {
-        let pairs = pairs.chunks_exact_mut(PAIRS * PANEL_REGISTERS);
+        let registers_per_word = F::REGISTERS / LANES_PER_BLOCK;
+        let weights = weights.chunks_exact_mut(F::REGISTERS * PANEL_REGISTERS);
         let scales = scales.chunks_exact_mut(PANEL_REGISTERS);
-        for ((block, pairs), scales) in blocks.zip(pairs).zip(scales) {
+        for ((block, weights), scales) in blocks.zip(weights).zip(scales) {
             for (register, scales) in scales.iter_mut().enumerate() {
                 // Rows that lack are the last one once more.
                 let place = |lane: usize| {
@@ -121,10 +126,10 @@ impl<L: Lanes> Interleave<L> for StoredRows<'_> {
                 };
                 let columns = L::columns(|lane| &self.blocks[place(lane)]);
                 for (word, column) in columns.into_iter().enumerate() {
-                    for (index, pair) in L::mxfp4_pairs(column).into_iter().enumerate() {
-                        let to = (word * WORD_PAIRS + index) * PANEL_REGISTERS + register;
-                        L::store_words(pair, &mut pairs[to]);
-                    }
+                    F::unpack(column, |index, unpacked| {
+                        let to = (word * registers_per_word + index) * PANEL_REGISTERS + register;
+                        L::store_words(unpacked, &mut weights[to]);
+                    });
                 }
                 let mut of_rows = [0.0; MAX_LANES];
                 for (lane, scale) in of_rows[..L::LANES].iter_mut().enumerate() {
@@ -283,6 +288,7 @@ fn dot<L: Lanes, const P: usize>(weights: [L::Words; 2], x: &[L::Array]) -> L::W
     let x = |plane: usize| [L::load_words(&x[2 * plane]), L::load_words(&x[2 * plane + 1])];
     let low = L::dot::<1>(weights, x(0));
     match P {
+        1 => low,
         2 => L::plus(low, L::dot::<256>(weights, x(1))),
         _ => {
             let high = L::plus(L::dot::<1>(weights, x(1)), L::dot::<256>(weights, x(2)));

@@ -36,7 +36,7 @@ pub(super) fn chain_len(lane: usize, num_blocks: usize, chains: usize) -> usize 
 pub(super) const fn planes(precision: Precision) -> usize {
     match precision {
         Precision::Float32 => 2,
-        Precision::Int16 => 1,
+        Precision::Int16 | Precision::Int8 => 1,
     }
 }
 

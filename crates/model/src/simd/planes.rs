@@ -21,6 +21,7 @@ pub(super) const fn planes(precision: Precision) -> usize {
     match precision {
         Precision::Float32 => 3,
         Precision::Int16 => 2,
+        Precision::Int8 => 1,
     }
 }
 

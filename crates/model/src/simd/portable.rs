@@ -182,6 +182,23 @@ impl Lanes for Wide {
     }
 
     #[inline(always)]
+    fn add_quads(weights: [u32; LANES], x: [u32; LANES], sums: [u32; LANES]) -> [u32; LANES] {
+        std::array::from_fn(|lane| {
+            let (weights, x) = (weights[lane].to_le_bytes(), x[lane].to_le_bytes());
+            let product = |place: usize| i16::from(weights[place]) * i16::from(x[place] as i8);
+            let lower = (sums[lane] as i16).wrapping_add(product(0)).wrapping_add(product(1));
+            let upper = (sums[lane] >> 16) as i16;
+            let upper = upper.wrapping_add(product(2)).wrapping_add(product(3));
+            u32::from(lower as u16) | u32::from(upper as u16) << 16
+        })
+    }
+
+    #[inline(always)]
+    fn half_sums(words: [u32; LANES]) -> [u32; LANES] {
+        words.map(|word| (i32::from(word as i16) + (word as i32 >> 16)) as u32)
+    }
+
+    #[inline(always)]
     fn pair_sums(first: [u32; LANES], second: [u32; LANES]) -> [u32; LANES] {
         std::array::from_fn(|lane| {
             let from = if lane % 4 < 2 { &first } else { &second };

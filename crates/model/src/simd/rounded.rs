@@ -1,12 +1,13 @@
 //! Activation rows as whole numbers, for products with MXFP4 weights.
 //!
-//! Each block of 32 is rounded to multiples of a power of two that its greatest magnitude decides. How the multiples lie
-//! in memory depends on how many rows there are: [`super::planes`] for few, [`super::pairs`] for many. Either order is
-//! the instruction set's own, as for [`super::Arranged`].
+//! Each block of 32 is rounded to multiples of a step that its greatest magnitude decides. How the multiples lie in memory
+//! depends on how many rows there are: [`super::planes`] for few, [`super::pairs`] for many, or [`super::quads`] if they are
+//! bytes. Each order is the instruction set's own, as for [`super::Arranged`].
 
 use super::arranged::{Line, lines};
 use super::pairs::PairRow;
-use super::{Kernel, Lanes, MAX_LANES, Simd, pairs, planes};
+use super::quads::QuadRow;
+use super::{Kernel, Lanes, MAX_LANES, Simd, pairs, planes, quads};
 use crate::mxfp4::BLOCK;
 
 /// Activation rows up to which each meets weights straight from the registers that they were unpacked to.
@@ -20,6 +21,8 @@ pub enum Precision {
     Float32,
     /// 15 bits and a sign.
     Int16,
+    /// 7 bits and a sign.
+    Int8,
 }
 
 /// How the numbers of a row lie.
@@ -29,6 +32,11 @@ pub(super) enum Order {
     Planes,
     /// Pairs of 16 bits, the blocks in so many chains.
     Pairs {
+        /// See [`pairs::in_chains`].
+        chains: usize,
+    },
+    /// Words of four bytes, likewise.
+    Quads {
         /// See [`pairs::in_chains`].
         chains: usize,
     },
@@ -49,9 +57,11 @@ pub struct Rounded {
 impl Rounded {
     /// Room for rows of `row_len` values, which is a multiple of 32; zeros until [`Self::rows_mut`] is filled.
     pub fn zeros(simd: Simd, precision: Precision, num_rows: usize, row_len: usize) -> Self {
-        let order = match num_rows <= FEW_ROWS {
-            true => Order::Planes,
-            false => Order::Pairs { chains: simd.lanes() },
+        let chains = simd.lanes();
+        let order = match precision {
+            _ if num_rows <= FEW_ROWS => Order::Planes,
+            Precision::Float32 | Precision::Int16 => Order::Pairs { chains },
+            Precision::Int8 => Order::Quads { chains },
         };
         Self::in_order(simd, precision, order, num_rows, row_len)
     }
@@ -67,6 +77,7 @@ impl Rounded {
         let stride = match order {
             Order::Planes => planes::row_len(row_len / BLOCK, precision),
             Order::Pairs { .. } => pairs::row_len(row_len / BLOCK, precision),
+            Order::Quads { .. } => quads::row_len(row_len / BLOCK),
         };
         let stride = stride.next_multiple_of(MAX_LANES);
         Self { simd, precision, order, num_rows, row_len, stride, lines: lines(num_rows * stride) }
@@ -136,6 +147,12 @@ impl Rounded {
         PairRow::new(self.values(index), self.row_len / BLOCK, self.precision)
     }
 
+    /// One row of words of bytes.
+    #[inline(always)]
+    pub(super) fn quad_row(&self, index: usize) -> QuadRow<'_> {
+        QuadRow::new(self.values(index), self.row_len / BLOCK)
+    }
+
     #[inline(always)]
     fn values(&self, index: usize) -> &[f32] {
         let values: &[f32] = bytemuck::cast_slice(&self.lines);
@@ -160,6 +177,7 @@ impl RoundedRowMut<'_> {
         match precision {
             Precision::Float32 => simd.run(Round::<3> { from, precision, order, to }),
             Precision::Int16 => simd.run(Round::<2> { from, precision, order, to }),
+            Precision::Int8 => simd.run(Round::<1> { from, precision, order, to }),
         }
     }
 }
@@ -182,6 +200,7 @@ impl<const BYTES: usize> Kernel for Round<'_, BYTES> {
             Order::Pairs { chains } => {
                 pairs::fill::<BYTES>(self.from, self.precision, chains, self.to);
             }
+            Order::Quads { chains } => quads::fill(self.from, chains, self.to),
         }
     }
 }
@@ -197,12 +216,11 @@ const fn range<const BYTES: usize>() -> (i32, f64) {
     }
 }
 
-/// A block in multiples of a power of two, and half that power: weights come doubled. A block that holds something
-/// infinite or no number gets a scale that is no number, and so do the sums it enters.
+/// A block in multiples of a step, and half that step: weights come doubled. The step is a power of two, but for numbers of
+/// one byte, which have no bit to spare for that. A block that holds something infinite or no number gets a scale that is no
+/// number, and so do the sums it enters.
 #[inline(always)]
 pub(super) fn round<const BYTES: usize>(block: &[f32; BLOCK]) -> ([i32; BLOCK], f32) {
-    const { range::<BYTES>() };
-    let (bits, headroom) = range::<BYTES>();
     let mut greatest = 0;
     for value in block {
         greatest = greatest.max(value.to_bits() & i32::MAX as u32);
@@ -211,16 +229,31 @@ pub(super) fn round<const BYTES: usize>(block: &[f32; BLOCK]) -> ([i32; BLOCK], 
     if !greatest.is_finite() {
         return ([0; BLOCK], f32::NAN);
     }
-    let exponent = ((f64::from(greatest) * headroom).to_bits() >> 52) as i32 - 1023;
-    // Half the power must be a normal number too: less than 2^-126 counts as nothing.
-    let exponent = exponent.max(bits - 125);
-    let factor = power(bits - exponent);
+    let (factor, half) = if BYTES == 1 { byte_steps(greatest) } else { steps::<BYTES>(greatest) };
     let mut rounded = [0; BLOCK];
     for (rounded, value) in rounded.iter_mut().zip(block) {
         // SAFETY: The greatest magnitude times the factor is below 2^23.
         *rounded = unsafe { (value * factor).round_ties_even().to_int_unchecked() };
     }
-    (rounded, power(exponent - bits - 1))
+    (rounded, half)
+}
+
+/// How many steps there are to one, and half a step, where a step is a power of two.
+#[inline(always)]
+fn steps<const BYTES: usize>(greatest: f32) -> (f32, f32) {
+    let (bits, headroom) = range::<BYTES>();
+    let exponent = ((f64::from(greatest) * headroom).to_bits() >> 52) as i32 - 1023;
+    // Half the power must be a normal number too: less than 2^-126 counts as nothing.
+    let exponent = exponent.max(bits - 125);
+    (power(bits - exponent), power(exponent - bits - 1))
+}
+
+/// The same where the greatest magnitude is 127 steps.
+#[inline(always)]
+fn byte_steps(greatest: f32) -> (f32, f32) {
+    // Half of a step must be a normal number here, too.
+    let greatest = greatest.max(256.0 * f32::MIN_POSITIVE);
+    (127.0 / greatest, greatest / 254.0)
 }
 
 /// Two to this power, which is one of a normal number.
