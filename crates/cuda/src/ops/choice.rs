@@ -349,7 +349,7 @@ mod tests {
                 let time = times[names.iter().position(|name| *name == chosen).unwrap()];
                 let fastest = times.iter().copied().fold(f32::INFINITY, f32::min);
                 if time > fastest {
-                    assert!(time < fastest * 1.07, "{rows} rows x {outputs}: {chosen} {time}");
+                    assert!(time < fastest * 1.09, "{rows} rows x {outputs}: {chosen} {time}");
                     not_fastest.push((*rows, outputs));
                 }
             }

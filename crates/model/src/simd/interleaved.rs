@@ -5,12 +5,17 @@
 //! A tile of a few activation rows keeps its sums of one block as whole numbers in registers; at the end of the block they
 //! become float32 and enter the sums of the row's chain.
 
+mod pairs;
+mod quads;
+
 use std::marker::PhantomData;
 use std::ops::Range;
 
+pub(super) use pairs::Pairs;
+pub(super) use quads::Quads;
+
 use super::arranged::{Line, lines};
-use super::pairs::{PAIRS, chain_len};
-use super::quads::QUADS;
+use super::pairs::chain_len;
 use super::{Lanes, Rounded};
 use crate::mxfp4::BLOCK;
 
@@ -18,8 +23,6 @@ use crate::mxfp4::BLOCK;
 pub(super) const PANEL_REGISTERS: usize = 2;
 /// Activation rows of a tile: with so many, sums of a block take half the registers of AVX2.
 const TILE_ROWS: usize = 4;
-/// Pairs whose products are spelled out one after another.
-const QUAD: usize = 4;
 /// Blocks of a run at most: at eight lanes, 12 KiB of a panel.
 const RUN_BLOCKS: usize = 12;
 
@@ -38,12 +41,6 @@ pub(super) trait Form<L: Lanes> {
         sums: &mut [[L::Array; PANEL_REGISTERS]],
     );
 }
-
-/// Pairs of 16-bit numbers, for activations of so many such numbers each.
-pub(super) struct Pairs<const P: usize>;
-
-/// Words of four bytes, for activations of one.
-pub(super) struct Quads;
 
 /// Weights that can be had a row in each lane.
 pub(super) trait Interleave<L: Lanes> {
@@ -228,175 +225,6 @@ fn store_totals<L: Lanes, const M: usize>(
     for n in 0..PANEL_REGISTERS {
         for m in 0..M {
             totals[n][m].store(&mut sums[m][n]);
-        }
-    }
-}
-
-impl<L: Lanes, const P: usize> Form<L> for Pairs<P> {
-    const REGISTERS: usize = PAIRS;
-
-    #[inline(always)]
-    fn unpack(words: L::Words, mut to: impl FnMut(usize, L::Words)) {
-        for (index, pair) in L::mxfp4_pairs(words).into_iter().enumerate() {
-            to(index, pair);
-        }
-    }
-
-    #[inline(always)]
-    #[allow(clippy::needless_range_loop, reason = "loops by index are unrolled entirely")]
-    fn tile<const M: usize>(
-        panel: &Panel<'_, L>,
-        x: &Rounded,
-        m: usize,
-        blocks: Range<usize>,
-        sums: &mut [[L::Array; PANEL_REGISTERS]],
-    ) {
-        let rows: [_; M] = std::array::from_fn(|index| x.pair_row(m + index));
-        let x_pairs = rows.map(|row| &row.pairs[blocks.start * P * PAIRS..blocks.end * P * PAIRS]);
-        let x_scales = rows.map(|row| &row.scales[blocks.clone()]);
-        let mut totals = load_totals::<L, M>(&sums[m..][..M]);
-        for block in 0..blocks.len() {
-            let weights =
-                &panel.weights[block * PAIRS * PANEL_REGISTERS..][..PAIRS * PANEL_REGISTERS];
-            let x = x_pairs.map(|x| &x[block * P * PAIRS..][..P * PAIRS]);
-            let mut whole = [[L::no_words(); M]; PANEL_REGISTERS];
-            for plane in 0..P {
-                if plane > 0 {
-                    for n in 0..PANEL_REGISTERS {
-                        for m in 0..M {
-                            whole[n][m] = L::times_65536(whole[n][m]);
-                        }
-                    }
-                }
-                let (weights, _) = weights.as_chunks::<{ QUAD * PANEL_REGISTERS }>();
-                for (quad, weights) in weights.iter().enumerate() {
-                    let x = x.map(|x| &x[plane * PAIRS + quad * QUAD..][..QUAD]);
-                    // Spelled out: the compiler would keep the loop, which takes a fifth of its instructions.
-                    add_pair::<L, M>(weights, x, 0, &mut whole);
-                    add_pair::<L, M>(weights, x, 1, &mut whole);
-                    add_pair::<L, M>(weights, x, 2, &mut whole);
-                    add_pair::<L, M>(weights, x, 3, &mut whole);
-                }
-            }
-            panel.end_block(block, whole, x_scales, &mut totals);
-        }
-        store_totals(totals, &mut sums[m..][..M]);
-    }
-}
-
-/// Words whose products are added in 16 bits: a lane's half is at most 4 times 2 products of 24 times 128.
-const WORDS_TOGETHER: usize = 4;
-
-impl<L: Lanes> Form<L> for Quads {
-    const REGISTERS: usize = QUADS;
-
-    #[inline(always)]
-    fn unpack(words: L::Words, mut to: impl FnMut(usize, L::Words)) {
-        for (index, quad) in L::mxfp4(words).into_iter().enumerate() {
-            to(index, quad);
-        }
-    }
-
-    #[inline(always)]
-    #[allow(clippy::needless_range_loop, reason = "loops by index are unrolled entirely")]
-    fn tile<const M: usize>(
-        panel: &Panel<'_, L>,
-        x: &Rounded,
-        m: usize,
-        blocks: Range<usize>,
-        sums: &mut [[L::Array; PANEL_REGISTERS]],
-    ) {
-        // By index: mapped, these slices would go through memory, which takes a fifth of the time.
-        let mut x_quads: [&[[i32; QUADS]]; M] = [&[]; M];
-        let mut x_corrections: [&[i32]; M] = [&[]; M];
-        let mut x_scales: [&[f32]; M] = [&[]; M];
-        for index in 0..M {
-            let row = x.quad_row(m + index);
-            x_quads[index] = &row.quads.as_chunks().0[blocks.clone()];
-            x_corrections[index] = &row.corrections[blocks.clone()];
-            x_scales[index] = &row.scales[blocks.clone()];
-        }
-        let mut totals = load_totals::<L, M>(&sums[m..][..M]);
-        for block in 0..blocks.len() {
-            let weights =
-                &panel.weights[block * QUADS * PANEL_REGISTERS..][..QUADS * PANEL_REGISTERS];
-            let (weights, _) = weights.as_chunks::<{ WORDS_TOGETHER * PANEL_REGISTERS }>();
-            let mut x = [&[0; QUADS]; M];
-            for index in 0..M {
-                x[index] = &x_quads[index][block];
-            }
-            let mut whole = [[L::no_words(); M]; PANEL_REGISTERS];
-            for m in 0..M {
-                whole[0][m] = L::splat_words(x_corrections[m][block]);
-                whole[1][m] = whole[0][m];
-            }
-            add_words::<L, 0, M>(&weights[0], x, &mut whole);
-            add_words::<L, WORDS_TOGETHER, M>(&weights[1], x, &mut whole);
-            panel.end_block(block, whole, x_scales, &mut totals);
-        }
-        store_totals(totals, &mut sums[m..][..M]);
-    }
-}
-
-/// Adds the products of half a block.
-#[inline(always)]
-#[allow(clippy::needless_range_loop, reason = "loops by index are unrolled entirely")]
-fn add_words<L: Lanes, const FIRST: usize, const M: usize>(
-    weights: &[L::Array; WORDS_TOGETHER * PANEL_REGISTERS],
-    x: [&[i32; QUADS]; M],
-    whole: &mut [[L::Words; M]; PANEL_REGISTERS],
-) {
-    let mut halves = [[L::no_words(); M]; PANEL_REGISTERS];
-    add_quad::<L, M>(weights, x, FIRST, 0, &mut halves);
-    add_quad::<L, M>(weights, x, FIRST, 1, &mut halves);
-    add_quad::<L, M>(weights, x, FIRST, 2, &mut halves);
-    add_quad::<L, M>(weights, x, FIRST, 3, &mut halves);
-    for n in 0..PANEL_REGISTERS {
-        for m in 0..M {
-            whole[n][m] = L::plus(whole[n][m], L::half_sums(halves[n][m]));
-        }
-    }
-}
-
-#[inline(always)]
-#[allow(clippy::needless_range_loop, reason = "loops by index are unrolled entirely")]
-fn add_quad<L: Lanes, const M: usize>(
-    weights: &[L::Array; WORDS_TOGETHER * PANEL_REGISTERS],
-    x: [&[i32; QUADS]; M],
-    first: usize,
-    quad: usize,
-    halves: &mut [[L::Words; M]; PANEL_REGISTERS],
-) {
-    let mut loaded = [L::no_words(); PANEL_REGISTERS];
-    for n in 0..PANEL_REGISTERS {
-        loaded[n] = L::settled(L::load_words(&weights[quad * PANEL_REGISTERS + n]));
-    }
-    for m in 0..M {
-        let x = L::splat_words(x[m][first + quad]);
-        for n in 0..PANEL_REGISTERS {
-            halves[n][m] = L::settled(L::add_quads(loaded[n], x, halves[n][m]));
-        }
-    }
-}
-
-/// Adds the products of one pair of a quad.
-#[inline(always)]
-#[allow(clippy::needless_range_loop, reason = "loops by index are unrolled entirely")]
-fn add_pair<L: Lanes, const M: usize>(
-    weights: &[L::Array; QUAD * PANEL_REGISTERS],
-    x: [&[i32]; M],
-    pair: usize,
-    whole: &mut [[L::Words; M]; PANEL_REGISTERS],
-) {
-    let mut loaded = [L::no_words(); PANEL_REGISTERS];
-    for n in 0..PANEL_REGISTERS {
-        // Settled, or each use would load it again.
-        loaded[n] = L::settled(L::load_words(&weights[pair * PANEL_REGISTERS + n]));
-    }
-    for m in 0..M {
-        let x = L::splat_words(x[m][pair]);
-        for n in 0..PANEL_REGISTERS {
-            whole[n][m] = L::settled(L::add_pairs(loaded[n], x, whole[n][m]));
         }
     }
 }
