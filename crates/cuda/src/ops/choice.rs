@@ -67,8 +67,9 @@ impl DenseKernel {
         // In a step each row of 128 bytes is written to shared memory once, and read once (weights) or by both
         // warpgroups (rows), one row in a cycle. Products take no longer, and the barrier a little more.
         let step = 2 * self.tile[1] + 3 * self.tile[0] + 64;
-        // Sums in parts are written once and read by one block, 32 bytes in a cycle, after the blocks have met.
-        let part = 16 * self.tile[0];
+        // Sums in parts are written once and read by one block, 24 bytes in a cycle as a card has it, after the blocks have
+        // met.
+        let part = 22 * self.tile[0];
         let cycles = |num_parts: usize| {
             let rounds = num_whole / PROCESSORS * num_steps;
             let last = if num_cut == 0 { 0 } else { num_steps.div_ceil(num_parts) };
@@ -335,8 +336,8 @@ mod tests {
         ],
     ];
 
-    /// All are the fastest but these: queries, keys and values of 128 and 256 rows (by 1.5 and 0.5 us), and logits of 8 (by
-    /// 3 us).
+    /// All are the fastest but these: of 256 rows queries, keys and values (by 0.5 us) and attention's output (by 0.2 us), and
+    /// logits of 8 (by 3 us).
     #[test]
     fn a_card_had_no_kernel_that_was_much_faster_than_the_chosen_one() {
         let products = [PRODUCTS[0], PRODUCTS[1], PRODUCTS[3]];
@@ -349,11 +350,11 @@ mod tests {
                 let time = times[names.iter().position(|name| *name == chosen).unwrap()];
                 let fastest = times.iter().copied().fold(f32::INFINITY, f32::min);
                 if time > fastest {
-                    assert!(time < fastest * 1.09, "{rows} rows x {outputs}: {chosen} {time}");
+                    assert!(time < fastest * 1.07, "{rows} rows x {outputs}: {chosen} {time}");
                     not_fastest.push((*rows, outputs));
                 }
             }
         }
-        assert_eq!(not_fastest, [(128, 5120), (256, 5120), (8, 201_088)]);
+        assert_eq!(not_fastest, [(256, 5120), (256, 2880), (8, 201_088)]);
     }
 }
