@@ -10,7 +10,8 @@
 // Shapes:  x [rows, inputs] bf16 (up), h [routes, inputs] bf16 (down); blocks [experts, outputs, inputs / 32, 16] as
 //          arrange_blocks leaves them; scales [experts, outputs, inputs / 32] u8; bias [experts, outputs] bf16;
 //          grouped [routes] u32; tiles [tiles] uint4; out [routes, outputs / 2] bf16 (up) or [routes, outputs] float32
-//          (down); outputs a multiple of 32. For one row its logits [experts] float32 stand for weights, grouped and tiles.
+//          (down); added [routes, outputs] float32 (up) or null; outputs a multiple of 32.
+//          For one row its logits [experts] float32 stand for weights, grouped and tiles.
 // Launch:  grid (outputs / (4 R) rounded up, tiles of up to R routes of one expert), four to eight warps a block that
 //          share the inputs; dynamic shared memory: steps of 2 KB (8) or 4 KB (16) of weights a warp, and R / 8 bytes for
 //          each input. 24 warps (8) or 16 (16) a processor.
